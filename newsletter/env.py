@@ -1,0 +1,157 @@
+"""Typed readings of the environment, so that settings.py holds decisions and no parsing.
+
+Three sources, the first that has a name wins: the process environment, `.env` in the project's folder (for a
+server without a secret store), and `.data/env`, which `make run` writes at its first start.
+"""
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+import environ
+
+BASE_DIR = Path(__file__).resolve().parent.parent
+DATA_DIR = Path(os.environ.get("DATA_DIR", BASE_DIR / ".data"))
+
+env = environ.Env()
+
+
+def load() -> None:
+    """Read the files of settings; what the process environment already holds is kept."""
+    for path in (BASE_DIR / ".env", DATA_DIR / "env"):
+        if path.is_file() and os.access(path, os.R_OK):
+            env.read_env(str(path), overwrite=False)
+
+
+@dataclass(frozen=True)
+class EmailUrl:
+    """A mail transport as `EMAIL_URL` names it: `smtp://user:password@host:port?starttls=1`, `mailgun://KEY@DOMAIN`."""
+
+    scheme: str
+    host: str
+    port: int | None
+    username: str
+    password: str
+    options: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def is_smtp(self) -> bool:
+        return self.scheme in {"smtp", "smtps"}
+
+    def flag(self, name: str) -> bool:
+        """Whether an option such as `starttls=1` is switched on."""
+        return self.options.get(name, "").lower() in {"1", "true", "yes", "on"}
+
+
+def email_url(value: str) -> EmailUrl:
+    """Take `EMAIL_URL` apart. Raises ValueError with a sentence that names what is wrong."""
+    parts = urlsplit(value)
+    if not parts.scheme or "://" not in value:
+        raise ValueError("EMAIL_URL must look like smtp://host:port or mailgun://KEY@DOMAIN")
+    try:
+        port = parts.port
+    except ValueError as error:
+        raise ValueError(f"EMAIL_URL has a port that is not a number: {error}") from error
+    return EmailUrl(
+        scheme=parts.scheme.lower(),
+        host=parts.hostname or "",
+        port=port,
+        username=unquote(parts.username or ""),
+        password=unquote(parts.password or ""),
+        options=dict(parse_qsl(parts.query)),
+    )
+
+
+# ESPs by the name that Anymail gives their backend; the second is the setting that holds the key.
+ESP_BACKENDS: dict[str, tuple[str, str]] = {
+    "brevo": ("brevo", "BREVO_API_KEY"),
+    "mailersend": ("mailersend", "MAILERSEND_API_TOKEN"),
+    "mailgun": ("mailgun", "MAILGUN_API_KEY"),
+    "mailjet": ("mailjet", "MAILJET_API_KEY"),
+    "mailtrap": ("mailtrap", "MAILTRAP_API_TOKEN"),
+    "mandrill": ("mandrill", "MANDRILL_API_KEY"),
+    "postal": ("postal", "POSTAL_API_KEY"),
+    "postmark": ("postmark", "POSTMARK_SERVER_TOKEN"),
+    "resend": ("resend", "RESEND_API_KEY"),
+    "scaleway": ("scaleway", "SCALEWAY_SECRET_KEY"),
+    "sendgrid": ("sendgrid", "SENDGRID_API_KEY"),
+    "ses": ("amazon_ses", ""),
+    "sparkpost": ("sparkpost", "SPARKPOST_API_KEY"),
+    "unisender_go": ("unisender_go", "UNISENDER_GO_API_KEY"),
+}
+
+
+def email_backend(url: EmailUrl) -> str:
+    """The Django mail backend of a transport. Raises ValueError for a scheme that nobody speaks."""
+    if url.is_smtp:
+        return "django.core.mail.backends.smtp.EmailBackend"
+    if url.scheme not in ESP_BACKENDS:
+        known = ", ".join(["smtp", "smtps", *sorted(ESP_BACKENDS)])
+        raise ValueError(f"EMAIL_URL names no mail service known here: {url.scheme} (known: {known})")
+    return f"anymail.backends.{ESP_BACKENDS[url.scheme][0]}.EmailBackend"
+
+
+def anymail_settings(url: EmailUrl) -> dict[str, object]:
+    """Anymail's settings for a transport: the key stands where the user name would, other options keep their names.
+
+    `mailgun://KEY@DOMAIN?api_url=…&webhook_signing_key=…` gives MAILGUN_API_KEY, MAILGUN_SENDER_DOMAIN,
+    MAILGUN_API_URL and MAILGUN_WEBHOOK_SIGNING_KEY.
+    """
+    if url.is_smtp:
+        return {}
+    email_backend(url)
+    _, key_setting = ESP_BACKENDS[url.scheme]
+    prefix = "AMAZON_SES" if url.scheme == "ses" else url.scheme.upper()
+    if url.scheme == "ses":
+        client = {
+            "region_name": url.options.get("region"),
+            "endpoint_url": url.options.get("endpoint_url"),
+            "aws_access_key_id": url.username or None,
+            "aws_secret_access_key": url.password or None,
+        }
+        return {"AMAZON_SES_CLIENT_PARAMS": {name: value for name, value in client.items() if value}}
+    settings: dict[str, object] = {key_setting: url.username}
+    if url.scheme == "mailgun" and url.host:
+        settings["MAILGUN_SENDER_DOMAIN"] = url.host
+    if url.scheme == "mailjet":
+        settings["MAILJET_SECRET_KEY"] = url.password
+    settings.update({f"{prefix}_{name.upper()}": value for name, value in url.options.items()})
+    return settings
+
+
+def redis_database(url: str, number: int) -> str:
+    """The same Valkey server, another of its databases (`redis://host:port/2`, `unix:///path?db=2`)."""
+    if url.startswith("unix://"):
+        return f"{url.split('?', maxsplit=1)[0]}?db={number}"
+    return f"{url.rstrip('/')}/{number}" if urlsplit(url).path in {"", "/"} else url
+
+
+def celery_broker(url: str) -> str:
+    """The address in the form that Celery's transport takes (a Unix socket is `redis+socket:///path`)."""
+    if url.startswith("unix://"):
+        path, _, query = url.removeprefix("unix://").partition("?")
+        return f"redis+socket://{path}?virtual_host={dict(parse_qsl(query)).get('db', '0')}"
+    return url
+
+
+def database(url: str, *, pool: int) -> dict[str, object]:
+    """Django's settings for `postgres://user:password@host:port/name?sslmode=…`.
+
+    A percent-encoded path in the host's place is a Unix socket's folder. Raises ValueError for any other engine:
+    PostgreSQL is the only one.
+    """
+    parts = urlsplit(url)
+    if parts.scheme not in {"postgres", "postgresql"}:
+        raise ValueError("DATABASE_URL must start with postgres://, the only database that this product uses")
+    authority = parts.netloc.rpartition("@")[2]  # urlsplit would lower the case of a socket's path
+    host, _, port = authority.partition(":")
+    return {
+        "ENGINE": "django.db.backends.postgresql",
+        "NAME": unquote(parts.path.lstrip("/")),
+        "USER": unquote(parts.username or ""),
+        "PASSWORD": unquote(parts.password or ""),
+        "HOST": unquote(host),
+        "PORT": port,
+        "OPTIONS": {**dict(parse_qsl(parts.query)), "pool": {"min_size": 0, "max_size": pool, "timeout": 10}},
+    }

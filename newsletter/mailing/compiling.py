@@ -1,0 +1,1 @@
+"""Source to segments and slots, once a campaign."""

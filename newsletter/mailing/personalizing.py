@@ -1,0 +1,1 @@
+"""Values into slots: what one recipient costs."""

@@ -1,0 +1,9 @@
+"""Addresses: each app brings its own."""
+
+from django.contrib import admin
+from django.urls import include, path
+
+urlpatterns = [
+    path("admin/", admin.site.urls),
+    path("", include("subscribers.urls")),
+]

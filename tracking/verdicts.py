@@ -1,0 +1,1 @@
+"""Evidence in, verdict with reasons out. Pure: no Django."""
