@@ -1,0 +1,106 @@
+"""The freeze: from an audience as it stands to ledger rows and batches, in one transaction.
+
+From here on nobody new is added; who leaves meanwhile is skipped as their batch goes out (promise 2).
+"""
+
+from collections.abc import Callable
+from datetime import datetime
+
+from django.db import connection, transaction
+from django.db.models import F
+
+from campaigns.models import Batch, Campaign, CampaignFigures, CampaignState, CompiledRevision, Link
+from newsletter.mailing.compiling import Compiled
+from subscribers.audience import ELIGIBLE
+from subscribers.models import List
+
+# Campaigns in one partition of the ledger: few partitions for the planner, small enough to drop.
+CAMPAIGNS_A_PARTITION = 64
+
+# Filled by upper apps (tracking publishes the links to the edge); called after the freeze is committed.
+on_frozen: list[Callable[[int], None]] = []
+
+# One row a recipient, in the order of the key; the batch of a row is its place divided by the batch size.
+FREEZE = f"""
+WITH audience AS (
+    SELECT subscription.subscriber_id, (row_number() OVER (ORDER BY subscription.subscriber_id) - 1) / %(size)s AS slice
+    FROM subscribers_subscription AS subscription
+    JOIN subscribers_subscriber AS subscriber ON subscriber.id = subscription.subscriber_id
+    WHERE subscription.list_id = %(list)s AND {ELIGIBLE}
+), batches AS (
+    INSERT INTO campaigns_batch (campaign_id, first_id, last_id, state, not_before, worker, attempts)
+    SELECT %(campaign)s, min(subscriber_id), max(subscriber_id), 'ready', %(now)s, '', 0
+    FROM audience GROUP BY slice
+    RETURNING id, first_id, last_id
+)
+INSERT INTO campaigns_delivery (campaign_id, subscriber_id, batch_id)
+SELECT %(campaign)s, audience.subscriber_id, batches.id
+FROM audience JOIN batches ON audience.subscriber_id = batches.first_id
+   OR (audience.subscriber_id > batches.first_id AND audience.subscriber_id <= batches.last_id)
+"""
+
+
+def ensure_partition(campaign_id: int) -> None:
+    """Make the ledger's partition for this campaign if it is not there.
+
+    It is made apart and attached, so that running campaigns are not locked out.
+    """
+    slot = campaign_id // CAMPAIGNS_A_PARTITION
+    name = f"campaigns_delivery_p{slot}"
+    lower, upper = slot * CAMPAIGNS_A_PARTITION, (slot + 1) * CAMPAIGNS_A_PARTITION
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute("SELECT to_regclass(%s)", [name])
+        if cursor.fetchone()[0]:
+            return
+        cursor.execute("SELECT pg_advisory_xact_lock(hashtext(%s))", [name])
+        cursor.execute("SELECT to_regclass(%s)", [name])
+        if cursor.fetchone()[0]:
+            return
+        cursor.execute(f"CREATE TABLE {name} (LIKE campaigns_delivery INCLUDING ALL) WITH (fillfactor = 70)")
+        cursor.execute(
+            f"ALTER TABLE campaigns_delivery ATTACH PARTITION {name} FOR VALUES FROM ({lower}) TO ({upper})"
+        )
+
+
+def next_number(list_id: int) -> int:
+    """The next issue number of a list; the row's lock makes numbers gapless within committed freezes."""
+    List.objects.filter(pk=list_id).update(issues=F("issues") + 1)
+    return List.objects.values_list("issues", flat=True).get(pk=list_id)
+
+
+def freeze(campaign: Campaign, compiled: Compiled, *, batch_size: int, now: datetime) -> int | None:
+    """Store the revision, links, ledger and batches of a campaign whose turn it is; the number of recipients.
+
+    None when another process froze it first: the conditional UPDATE decides.
+    """
+    ensure_partition(campaign.pk)
+    with transaction.atomic():
+        moved = Campaign.objects.filter(
+            pk=campaign.pk, state__in=(CampaignState.DRAFT, CampaignState.SCHEDULED), started_at=None
+        ).update(state=CampaignState.SENDING, started_at=now, state_reason="")
+        if not moved:
+            return None
+        CompiledRevision.objects.create(campaign=campaign, content=compiled.to_json())
+        Link.objects.bulk_create(
+            [Link(campaign=campaign, index=index, url=url) for index, url in enumerate(compiled.links)]
+        )
+        CampaignFigures.objects.get_or_create(campaign=campaign)
+        with connection.cursor() as cursor:
+            cursor.execute(
+                FREEZE, {"campaign": campaign.pk, "list": campaign.list_id, "size": batch_size, "now": now}
+            )
+            recipients = cursor.rowcount
+        number = next_number(campaign.list_id)
+        Campaign.objects.filter(pk=campaign.pk).update(audience=recipients, number=number)
+        for published in on_frozen:
+            transaction.on_commit(lambda published=published: published(campaign.pk))
+    return recipients
+
+
+def ready_batches(campaign_id: int, *, now: datetime) -> list[int]:
+    """The batches of a campaign that may be sent now, in the order of the key."""
+    return list(
+        Batch.objects.filter(campaign_id=campaign_id, state=Batch.State.READY, not_before__lte=now)
+        .order_by("pk")
+        .values_list("pk", flat=True)
+    )
