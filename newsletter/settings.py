@@ -144,7 +144,12 @@ if MAIL_TRANSPORT.is_smtp:
     EMAIL_USE_SSL = MAIL_TRANSPORT.scheme == "smtps"
     EMAIL_USE_TLS = MAIL_TRANSPORT.flag("starttls")
     EMAIL_TIMEOUT = 30
+# The envelope sender by VERP is bounce+TOKEN@…; without a mailbox for it, mail bounces to the sender's own address.
+BOUNCE_ADDRESS = env.str("BOUNCE_ADDRESS", default="")
 DEFAULT_FROM_EMAIL = env.str("DEFAULT_FROM_EMAIL", default="newsletter@localhost")
+# What newsletter/dns.py looks for and whom it asks ("address" or "address:port"; empty: the system's resolver).
+DKIM_SELECTOR = env.str("DKIM_SELECTOR", default="")
+DNS_SERVERS = env.list("DNS_SERVERS", default=[])
 
 # The house's own rules ---------------------------------------------------------------------------------------
 BATCH_SIZE = env.int("BATCH_SIZE", default=500)  # recipients of one Celery task
