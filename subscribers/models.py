@@ -140,6 +140,14 @@ class Subscription(models.Model):
         constraints: ClassVar = [
             models.UniqueConstraint(fields=["list", "subscriber"], name="subscription_once_per_list"),
         ]
+        indexes: ClassVar = [
+            # The queue of confirmation mails; nearly always empty.
+            models.Index(
+                fields=["requested_at"],
+                condition=models.Q(confirmation_sent_at__isnull=True, requested_at__isnull=False),
+                name="subscription_mail_due",
+            ),
+        ]
 
     def __str__(self) -> str:
         return f"{self.subscriber_id} → {self.list_id} ({self.state})"
@@ -233,6 +241,9 @@ class ImportRun(models.Model):
     message = models.TextField(blank=True, editable=False)
     report = models.FileField(upload_to="imports/", blank=True, editable=False)
     heartbeat_at = models.DateTimeField(null=True, editable=False)
+    checkpoint = models.PositiveBigIntegerField(
+        default=0, db_default=0, editable=False, help_text=_("Line of the file up to which rows are merged.")
+    )
     created_at = models.DateTimeField(db_default=Now(), editable=False)
     finished_at = models.DateTimeField(null=True, editable=False)
 
