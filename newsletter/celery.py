@@ -1,11 +1,58 @@
-"""The Celery application. Periodic tasks stand in flows.py, the one place that spans the apps."""
+"""The Celery application, and how a worker stops. Periodic tasks stand in flows.py, the one place that spans the apps.
 
+A process manager ends a worker by SIGTERM, to its main process or to the whole group. Celery's main process then
+finishes what runs; a pool child, left to itself, would die in mid-task. So children keep SIGTERM for themselves: it
+only says that a long task should hand back the rest of its work soon (`stopping`), and the main process tells them so
+even when the signal reached it alone. A task that never asks is not cut off, it ends as usual.
+"""
+
+import contextlib
 import os
+import signal
+import sys
+import time
 
+from billiard import active_children
 from celery import Celery
+from celery.signals import worker_process_init, worker_ready, worker_shutting_down
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "newsletter.settings")
+
+READY_LINE = "the worker takes tasks"
+STOPPING_SECONDS = 30.0  # a signal that ended nothing (sent to one child by mistake) is forgotten after this
 
 app = Celery("newsletter")
 app.config_from_object("django.conf:settings", namespace="CELERY")
 app.autodiscover_tasks()
+
+_told_to_stop: float | None = None
+
+
+def stopping() -> bool:
+    """Whether this process has been asked to stop: a long task hands back the rest of its work, within 3 s."""
+    return _told_to_stop is not None and time.monotonic() - _told_to_stop < STOPPING_SECONDS
+
+
+def _note_stop(*_: object) -> None:
+    global _told_to_stop  # noqa: PLW0603  a signal has nowhere else to leave its word
+    _told_to_stop = time.monotonic()
+
+
+@worker_process_init.connect
+def keep_sigterm_from_killing_tasks(**_: object) -> None:
+    signal.signal(signal.SIGTERM, _note_stop)
+
+
+@worker_shutting_down.connect
+def tell_children(**_: object) -> None:
+    _note_stop()
+    for child in active_children():
+        with contextlib.suppress(ProcessLookupError):
+            if child.pid:
+                os.kill(child.pid, signal.SIGTERM)
+
+
+@worker_ready.connect
+def say_ready(**_: object) -> None:
+    # Read by newsletter.running. Past the logs, which can be switched off and into which Celery turns sys.stdout.
+    print(READY_LINE, file=sys.__stdout__, flush=True)

