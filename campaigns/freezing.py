@@ -3,13 +3,14 @@
 From here on nobody new is added; who leaves meanwhile is skipped as their batch goes out (promise 2).
 """
 
+import functools
 from collections.abc import Callable
 from datetime import datetime
 
 from django.db import connection, transaction
 from django.db.models import F
 
-from campaigns.models import Batch, Campaign, CampaignFigures, CampaignState, CompiledRevision, Link
+from campaigns.models import Campaign, CampaignFigures, CampaignState, CompiledRevision, Link
 from newsletter.mailing.compiling import Compiled
 from subscribers.audience import ELIGIBLE
 from subscribers.models import List
@@ -20,23 +21,24 @@ CAMPAIGNS_A_PARTITION = 64
 # Filled by upper apps (tracking publishes the links to the edge); called after the freeze is committed.
 on_frozen: list[Callable[[int], None]] = []
 
-# One row a recipient, in the order of the key; the batch of a row is its place divided by the batch size.
+# One row a recipient in the order of the key, one batch a slice. The batches' ids are drawn first, so that the rows
+# find theirs by a hash join on the slice.
 FREEZE = f"""
-WITH audience AS (
+WITH audience AS MATERIALIZED (
     SELECT subscription.subscriber_id, (row_number() OVER (ORDER BY subscription.subscriber_id) - 1) / %(size)s AS slice
     FROM subscribers_subscription AS subscription
     JOIN subscribers_subscriber AS subscriber ON subscriber.id = subscription.subscriber_id
     WHERE subscription.list_id = %(list)s AND {ELIGIBLE}
+), slices AS MATERIALIZED (
+    SELECT slice, first_id, last_id, nextval(pg_get_serial_sequence('campaigns_batch', 'id')) AS batch_id
+    FROM (SELECT slice, min(subscriber_id) AS first_id, max(subscriber_id) AS last_id
+          FROM audience GROUP BY slice ORDER BY slice) AS grouped
 ), batches AS (
-    INSERT INTO campaigns_batch (campaign_id, first_id, last_id, state, not_before, worker, attempts)
-    SELECT %(campaign)s, min(subscriber_id), max(subscriber_id), 'ready', %(now)s, '', 0
-    FROM audience GROUP BY slice
-    RETURNING id, first_id, last_id
+    INSERT INTO campaigns_batch (id, campaign_id, first_id, last_id, state, not_before)
+    SELECT batch_id, %(campaign)s, first_id, last_id, 'ready', %(now)s FROM slices
 )
 INSERT INTO campaigns_delivery (campaign_id, subscriber_id, batch_id)
-SELECT %(campaign)s, audience.subscriber_id, batches.id
-FROM audience JOIN batches ON audience.subscriber_id = batches.first_id
-   OR (audience.subscriber_id > batches.first_id AND audience.subscriber_id <= batches.last_id)
+SELECT %(campaign)s, audience.subscriber_id, slices.batch_id FROM audience JOIN slices USING (slice)
 """
 
 
@@ -57,9 +59,7 @@ def ensure_partition(campaign_id: int) -> None:
         if cursor.fetchone()[0]:
             return
         cursor.execute(f"CREATE TABLE {name} (LIKE campaigns_delivery INCLUDING ALL) WITH (fillfactor = 70)")
-        cursor.execute(
-            f"ALTER TABLE campaigns_delivery ATTACH PARTITION {name} FOR VALUES FROM ({lower}) TO ({upper})"
-        )
+        cursor.execute(f"ALTER TABLE campaigns_delivery ATTACH PARTITION {name} FOR VALUES FROM ({lower}) TO ({upper})")
 
 
 def next_number(list_id: int) -> int:
@@ -86,21 +86,10 @@ def freeze(campaign: Campaign, compiled: Compiled, *, batch_size: int, now: date
         )
         CampaignFigures.objects.get_or_create(campaign=campaign)
         with connection.cursor() as cursor:
-            cursor.execute(
-                FREEZE, {"campaign": campaign.pk, "list": campaign.list_id, "size": batch_size, "now": now}
-            )
-            recipients = cursor.rowcount
+            cursor.execute(FREEZE, {"campaign": campaign.pk, "list": campaign.list_id, "size": batch_size, "now": now})
+            recipients: int = cursor.rowcount
         number = next_number(campaign.list_id)
         Campaign.objects.filter(pk=campaign.pk).update(audience=recipients, number=number)
-        for published in on_frozen:
-            transaction.on_commit(lambda published=published: published(campaign.pk))
+        for publish in on_frozen:
+            transaction.on_commit(functools.partial(publish, campaign.pk))
     return recipients
-
-
-def ready_batches(campaign_id: int, *, now: datetime) -> list[int]:
-    """The batches of a campaign that may be sent now, in the order of the key."""
-    return list(
-        Batch.objects.filter(campaign_id=campaign_id, state=Batch.State.READY, not_before__lte=now)
-        .order_by("pk")
-        .values_list("pk", flat=True)
-    )

@@ -152,6 +152,7 @@ class Batch(models.Model):
     leased_until = models.DateTimeField(null=True)
     worker = models.CharField(max_length=120, blank=True, db_default="")
     attempts = models.PositiveSmallIntegerField(default=0, db_default=0, help_text=_("Workers that ended holding it."))
+    enqueued_at = models.DateTimeField(null=True, help_text=_("When a broker message was last sent for it."))
 
     class Meta:
         indexes: ClassVar = [

@@ -127,7 +127,8 @@ ON CONFLICT (campaign_id) DO NOTHING
 _RECORD = """
 WITH signal AS (
     SELECT * FROM unnest(%(campaign)s::bigint[], %(subscriber)s::bigint[], %(seen)s::smallint[],
-                         %(opened)s::timestamptz[], %(clicked)s::timestamptz[], %(opens)s::bigint[], %(clicks)s::bigint[])
+                         %(opened)s::timestamptz[], %(clicked)s::timestamptz[],
+                         %(opens)s::bigint[], %(clicks)s::bigint[])
         AS s (campaign_id, subscriber_id, seen, opened_at, clicked_at, open_hits, click_hits)
 ), held AS MATERIALIZED (
     SELECT d.campaign_id, d.subscriber_id, d.seen, d.opened_at, d.clicked_at

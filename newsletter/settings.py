@@ -4,6 +4,7 @@ from urllib.parse import urlsplit
 
 import django_stubs_ext
 from django.core.exceptions import ImproperlyConfigured
+from django.templatetags.static import static
 from django.urls import reverse_lazy
 from django.utils.translation import gettext_lazy as _
 
@@ -56,6 +57,7 @@ INSTALLED_APPS = [
     "django.contrib.sessions",
     "django.contrib.messages",
     "django.contrib.staticfiles",
+    "django.contrib.humanize",
     "django.contrib.postgres",
     "anymail",
     "newsletter",
@@ -180,6 +182,11 @@ UNFOLD = {
     "SITE_SYMBOL": "mail",
     "SHOW_HISTORY": True,
     "DASHBOARD_CALLBACK": "newsletter.dashboard.dashboard",
+    "SIDEBAR": {"navigation": "newsletter.navigation.navigation"},
+    "STYLES": [lambda request: static("admin-ui/admin.css")],
+    "SITE_FAVICONS": [
+        {"rel": "icon", "type": "image/svg+xml", "href": lambda request: static("admin-ui/icon.svg")},
+    ],
     "COLORS": {
         "primary": {
             "50": "240 253 244",
@@ -202,4 +209,6 @@ LOGGING = {
     "formatters": {"line": {"format": "%(levelname)s %(name)s: %(message)s"}},
     "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
     "root": {"handlers": ["stderr"], "level": env.str("LOG_LEVEL", default="INFO")},
+    # A line for each periodic task would hide what matters; a task that fails is still logged.
+    "loggers": {name: {"level": "WARNING"} for name in ("celery.worker.strategy", "celery.app.trace", "celery.beat")},
 }

@@ -1,4 +1,4 @@
-"""Addresses: each app brings its own."""
+"""Addresses: each app brings its own; what only a demo has is mounted only there."""
 
 from django.contrib import admin
 from django.urls import include, path
@@ -6,4 +6,5 @@ from django.urls import include, path
 urlpatterns = [
     path("admin/", admin.site.urls),
     path("", include("subscribers.urls")),
+    path("", include("campaigns.urls")),
 ]

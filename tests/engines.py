@@ -9,7 +9,7 @@ import pytest
 from newsletter import embedded
 
 _stack = ExitStack()
-engines: embedded.Engines
+engines: embedded.Engines  # set below, before any test module is imported
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -1,1 +1,397 @@
-"""Values into slots: what one recipient costs."""
+"""Values into slots: what one recipient costs. Prepared once a revision and process, then a join for each person."""
+
+import binascii
+import functools
+import html
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from liquid.exceptions import LiquidError
+
+from newsletter.mailing import mergetags
+from newsletter.mailing.compiling import Compiled, Piece
+from newsletter.mailing.headers import address_domain, mailbox, needs_smtputf8, unstructured, wire_address
+from newsletter.mailing.tokens import DeliveryKey, DeliveryTokens, Keyring, delivery_tokens
+
+_SIMPLE = re.compile(r"\{\{ ([A-Za-z_]\w*)(?: \| default: (?:'([^'|]*)'|\"([^\"|]*)\"))? \| (_\w+) \}\}")
+_SAFE_QP = re.compile(r"[!-<>-~][ -<>-~]{0,68}[!-<>-~]|[!-<>-~]|")
+_DOT_LINE = re.compile(rb"(?m)^\.")
+_SOFT = b"=\r\n"
+
+
+class PersonalizeError(Exception):
+    """A merge tag failed for this recipient (it ran past its limits); permanent for them."""
+
+
+@dataclass(frozen=True)
+class Recipient:
+    """What a merge tag may reach of one person, and how they may be tracked."""
+
+    key: DeliveryKey
+    email: str
+    name: str = ""
+    language: str = ""
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    is_tracked: bool = True
+
+
+@dataclass(frozen=True)
+class Addresses:
+    """Where the public pages and the edge live."""
+
+    site: str
+    edge: str
+
+
+@dataclass(frozen=True)
+class Message:
+    """One recipient's mail, ready for the wire."""
+
+    key: DeliveryKey
+    mail_from: str
+    rcpt_to: str
+    content: bytes
+    needs_smtputf8: bool = False
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """One recipient's mail as a preview or a web page shows it."""
+
+    subject: str
+    html: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Merge:
+    """A mail for an ESP with inline merge: shared texts with placeholders, and each recipient's field values."""
+
+    subject: str
+    html: str
+    text: str
+    unsubscribe_field: str
+    values: Callable[[Recipient], dict[str, str]]
+
+
+class _Context(dict[str, Any]):
+    """The values of one recipient; what is rarely used is worked out when it is asked for."""
+
+
+Slot = Callable[["_Context"], str]
+
+
+@functools.lru_cache(maxsize=4096)
+def _slot(source: str) -> Slot:
+    """A compiled merge tag: a closure for a plain name, Liquid for the rest (12–18 µs a render)."""
+    simple = _SIMPLE.fullmatch(source)
+    if simple:
+        name, single, double, escape_name = simple.groups()
+        default = single if single is not None else (double or "")
+        escape = mergetags.ESCAPES[escape_name]
+        escaped_default = escape(default)
+
+        def fill(context: _Context) -> str:
+            value = context.get(name)
+            if value is None or value == "" or (value is False and default):
+                return escaped_default
+            return escape(value)
+
+        return fill
+    template = mergetags.compiled_environment().from_string(source)
+
+    def render(context: _Context) -> str:
+        try:
+            return template.render(**context)
+        except LiquidError as error:
+            raise PersonalizeError(f"A merge tag cannot be filled in: {str(error).splitlines()[0]}") from error
+
+    return render
+
+
+class Personalizer:
+    """A compiled mail with its literals encoded, waiting for people."""
+
+    def __init__(
+        self, compiled: Compiled, *, keyring: Keyring, addresses: Addresses, mail_from: str, boundary: str
+    ) -> None:
+        self.compiled = compiled
+        self._keyring = keyring
+        self._addresses = addresses
+        self._mail_from = mail_from
+        self._boundary = boundary
+        self._bodies = {tracked: self._encode(tracked=tracked) for tracked in (True, False)}
+        self._head = self._static_headers()
+        self._domain = address_domain(compiled.headers["sender_email"])
+        static = "".join(piece for piece in compiled.subject if isinstance(piece, str))
+        is_static = all(isinstance(piece, str) for piece in compiled.subject)
+        self._subject = unstructured(static, name="Subject") if is_static else None
+
+    # One recipient ---------------------------------------------------------------------------------------------
+
+    def message(self, recipient: Recipient) -> Message:
+        """The mail of one recipient as bytes with CRLF line ends. Raises PersonalizeError or HeaderError."""
+        tokens = delivery_tokens(self._keyring, recipient.key)
+        context = self._context(recipient, tokens)
+        content = b"".join((*self._headers_of(recipient, tokens, context), *self._body_of(recipient, tokens, context)))
+        local, _, domain = self._mail_from.rpartition("@")
+        return Message(
+            key=recipient.key,
+            mail_from=f"{local}+{tokens.return_path}@{domain}" if self._uses_verp else self._mail_from,
+            rcpt_to=wire_address(recipient.email),
+            content=content,
+            needs_smtputf8=needs_smtputf8(recipient.email),
+        )
+
+    @property
+    def _uses_verp(self) -> bool:
+        return bool(self.compiled.headers.get("verp"))
+
+    def rendered(self, recipient: Recipient, *, with_pixel: bool = False) -> Rendered:
+        """The mail as text and HTML, for previews and the web version. Raises PersonalizeError."""
+        tokens = delivery_tokens(self._keyring, recipient.key)
+        context = self._context(recipient, tokens)
+        return Rendered(
+            subject=mergetags.one_line(self._fill(self.compiled.subject, recipient, tokens, context, with_pixel)),
+            html=self._fill(self.compiled.html, recipient, tokens, context, with_pixel),
+            text=self._fill(self.compiled.text, recipient, tokens, context, with_pixel),
+        )
+
+    def _fill(
+        self, pieces: list[Piece], recipient: Recipient, tokens: DeliveryTokens, context: _Context, with_pixel: bool
+    ) -> str:
+        filled: list[str] = []
+        for piece in pieces:
+            if isinstance(piece, str):
+                filled.append(piece)
+            elif piece[0] == "liquid":
+                filled.append(_slot(piece[1])(context))
+            elif piece[0] == "control":
+                filled.append(f"{self._addresses.site}/{piece[1]}/{tokens.control}")
+            elif piece[0] == "link":
+                filled.append(self._link(piece[1], tokens, tracked=recipient.is_tracked))
+            elif with_pixel:
+                filled.append(self._pixel(tokens, tracked=recipient.is_tracked))
+        return "".join(filled)
+
+    def _link(self, index: int, tokens: DeliveryTokens, *, tracked: bool) -> str:
+        if tracked:
+            return f"{self._addresses.edge}/c/{tokens.track}/{index}"
+        return html.escape(self.compiled.links[index], quote=True)
+
+    def _pixel(self, tokens: DeliveryTokens, *, tracked: bool) -> str:
+        return _PIXEL.format(f"{self._addresses.edge}/o/{tokens.track}.gif") if tracked else ""
+
+    def _context(self, recipient: Recipient, tokens: DeliveryTokens) -> _Context:
+        context = _Context(recipient.fields)
+        context.update(self.compiled.constants)
+        context.update(
+            name=recipient.name,
+            first_name=recipient.name.split(" ")[0],
+            email=recipient.email,
+            language=recipient.language,
+            fields=dict(recipient.fields),
+            unsubscribe_url=f"{self._addresses.site}/u/{tokens.control}",
+            preferences_url=f"{self._addresses.site}/p/{tokens.control}",
+            web_url=f"{self._addresses.site}/w/{tokens.control}",
+            _links=_Links(self, tokens, tracked=recipient.is_tracked),
+        )
+        if self._subject_is_dynamic:
+            context["subject"] = self._fill(self.compiled.subject, recipient, tokens, context, False)
+        return context
+
+    @functools.cached_property
+    def _subject_is_dynamic(self) -> bool:
+        return any(not isinstance(piece, str) for piece in self.compiled.subject)
+
+    def unsubscribe_url(self, recipient: Recipient) -> str:
+        """The one-click address of a recipient."""
+        return f"{self._addresses.site}/u/{delivery_tokens(self._keyring, recipient.key).control}"
+
+    def as_merge(self, placeholder: str) -> "Merge":
+        """The mail as one text for all with an ESP's placeholders (`placeholder` with {} for the field's name)."""
+        fields: dict[str, Piece] = {"u": ["control", "u"]}
+        names: dict[str, str] = {}
+
+        def text_of(pieces: list[Piece]) -> str:
+            texts: list[str] = []
+            for piece in pieces:
+                if isinstance(piece, str):
+                    texts.append(piece)
+                    continue
+                name = names.setdefault(repr(piece), f"s{len(names)}")
+                fields[name] = piece
+                texts.append(placeholder.format(name))
+            return "".join(texts)
+
+        subject, page, text = (
+            text_of(part) for part in (self.compiled.subject, self.compiled.html, self.compiled.text)
+        )
+
+        def values(recipient: Recipient) -> dict[str, str]:
+            tokens = delivery_tokens(self._keyring, recipient.key)
+            context = self._context(recipient, tokens)
+            return {name: self._fill([piece], recipient, tokens, context, True) for name, piece in fields.items()}
+
+        return Merge(subject, page, text, unsubscribe_field="u", values=values)
+
+    # Headers -----------------------------------------------------------------------------------------------------
+
+    def _static_headers(self) -> bytes:
+        of = self.compiled.headers
+        lines = [mailbox(of["sender_name"], of["sender_email"], header="From")]
+        if of.get("reply_to"):
+            lines.append(mailbox("", of["reply_to"], header="Reply-To"))
+        lines += [
+            f"Date: {self.compiled.date}".encode("ascii"),
+            of["list_id"].encode("ascii"),
+            f"Feedback-ID: {of['feedback_id']}".encode("ascii"),
+            b"Precedence: bulk",
+            b"List-Unsubscribe-Post: List-Unsubscribe=One-Click",
+            b"MIME-Version: 1.0",
+            f'Content-Type: multipart/alternative;\r\n boundary="{self._boundary}"'.encode("ascii"),
+        ]
+        return b"\r\n".join(lines) + b"\r\n"
+
+    def _headers_of(self, recipient: Recipient, tokens: DeliveryTokens, context: _Context) -> tuple[bytes, ...]:
+        subject = self._subject
+        if subject is None:
+            subject = unstructured(str(context["subject"]), name="Subject")
+        return (
+            self._head,
+            mailbox(recipient.name, recipient.email, header="To"),
+            b"\r\n",
+            subject,
+            f"\r\nMessage-ID: <{tokens.message_id}@{self._domain}>\r\n"
+            f"List-Unsubscribe: <{self._addresses.site}/u/{tokens.control}>\r\n\r\n".encode("ascii"),
+        )
+
+    # Bodies: quoted-printable, literals beforehand ------------------------------------------------------------------
+
+    def _encode(self, *, tracked: bool) -> list[bytes | tuple[str, Any]]:
+        """The MIME body as encoded literals and slots.
+
+        A slot stands on lines of its own (soft breaks around it), so that a value is encoded without knowing what
+        stands before it.
+        """
+        mime = f"--{self._boundary}\r\nContent-Type: text/{{}}; charset=utf-8\r\n"
+        mime += "Content-Transfer-Encoding: quoted-printable\r\n\r\n"
+        body: list[bytes | tuple[str, Any]] = [mime.format("plain").encode("ascii")]
+        body += self._encode_part(self.compiled.text, tracked=tracked)
+        body.append(b"\r\n" + mime.format("html").encode("ascii"))
+        body += self._encode_part(self.compiled.html, tracked=tracked)
+        body.append(f"\r\n--{self._boundary}--\r\n".encode("ascii"))
+        return body
+
+    def _encode_part(self, pieces: list[Piece], *, tracked: bool) -> list[bytes | tuple[str, Any]]:
+        encoded: list[bytes | tuple[str, Any]] = []
+        for kind, value in self._flat(pieces, tracked=tracked):
+            if kind != "literal":
+                encoded.append((kind, value))
+            elif value:
+                encoded.append(quoted_printable(value))
+        with_breaks: list[bytes | tuple[str, Any]] = []
+        for index, item in enumerate(encoded):
+            if index and not _ends_line(encoded[index - 1]):
+                with_breaks.append(_SOFT)
+            with_breaks.append(item)
+        return with_breaks
+
+    def _flat(self, pieces: list[Piece], *, tracked: bool) -> list[tuple[str, Any]]:
+        """Pieces with addresses taken apart: a link is a literal, a token and a literal."""
+        flat: list[tuple[str, Any]] = []
+        for piece in pieces:
+            if isinstance(piece, str):
+                flat.append(("literal", piece))
+            elif piece[0] == "liquid":
+                flat.append(("liquid", _slot(piece[1])))
+            elif piece[0] == "control":
+                flat += [("literal", f"{self._addresses.site}/{piece[1]}/"), ("control", None)]
+            elif piece[0] == "link" and tracked:
+                flat += [("literal", f"{self._addresses.edge}/c/"), ("track", None), ("literal", f"/{piece[1]}")]
+            elif piece[0] == "link":
+                flat.append(("literal", html.escape(self.compiled.links[piece[1]], quote=True)))
+            elif tracked:
+                before, after = _PIXEL.split("{}")
+                flat += [
+                    ("literal", f"{before}{self._addresses.edge}/o/"),
+                    ("track", None),
+                    ("literal", f".gif{after}"),
+                ]
+        return _merged(flat)
+
+    def _body_of(self, recipient: Recipient, tokens: DeliveryTokens, context: _Context) -> list[bytes]:
+        track, control = tokens.track.encode("ascii"), tokens.control.encode("ascii")
+        filled: list[bytes] = []
+        for item in self._bodies[recipient.is_tracked]:
+            if isinstance(item, bytes):
+                filled.append(item)
+            elif item[0] == "track":
+                filled.append(track)
+            elif item[0] == "control":
+                filled.append(control)
+            else:
+                filled.append(quoted_value(item[1](context)))
+        return filled
+
+
+_PIXEL = '<img src="{}" width="1" height="1" alt="" style="display:block;border:0;width:1px;height:1px">'
+
+
+class _Links:
+    """Tracked links inside a Liquid block, made only when the block prints one."""
+
+    def __init__(self, personalizer: Personalizer, tokens: DeliveryTokens, *, tracked: bool) -> None:
+        self._link = functools.partial(personalizer._link, tokens=tokens, tracked=tracked)
+
+    def __getitem__(self, index: int) -> str:
+        return self._link(index)
+
+
+def _merged(flat: list[tuple[str, Any]]) -> list[tuple[str, Any]]:
+    merged: list[tuple[str, Any]] = []
+    for kind, value in flat:
+        if kind == "literal" and merged and merged[-1][0] == "literal":
+            merged[-1] = ("literal", merged[-1][1] + value)
+        else:
+            merged.append((kind, value))
+    return merged
+
+
+def _ends_line(item: bytes | tuple[str, Any]) -> bool:
+    return isinstance(item, bytes) and item.endswith(b"\n")
+
+
+def quoted_printable(text: str) -> bytes:
+    """Text as quoted-printable with CRLF line ends; no line starts with a dot, so SMTP need not stuff any.
+
+    It may end without a line end; it must begin at the start of a line.
+    """
+    normal = text.replace("\r\n", "\n").replace("\r", "\n")
+    encoded = binascii.b2a_qp(normal.encode("utf-8"), quotetabs=False, istext=True)
+    if _DOT_LINE.search(encoded):
+        encoded = b"\n".join(_undotted(line) for line in encoded.split(b"\n"))
+    return encoded.replace(b"\n", b"\r\n")
+
+
+def _undotted(line: bytes) -> bytes:
+    if not line.startswith(b"."):
+        return line
+    line = b"=2E" + line[1:]
+    # Two characters longer: past the 76 of RFC 2045 the rest goes to a line of its own.
+    return (
+        line
+        if len(line) <= 76
+        else line[:70] + b"=\n" + line[70:]
+        if b"=" not in line[66:70]
+        else (line[:65] + b"=\n" + line[65:])
+    )
+
+
+def quoted_value(value: str) -> bytes:
+    """A slot's value as quoted-printable, standing at the start of a line."""
+    if _SAFE_QP.fullmatch(value) and not value.startswith("."):
+        return value.encode("ascii")
+    return quoted_printable(value)

@@ -42,11 +42,12 @@ class DeliveryKey(NamedTuple):
 
 @dataclass(frozen=True)
 class DeliveryTokens:
-    """The three tokens that a mail carries."""
+    """The tokens that a mail carries, and the left side of its Message-ID (the same at every attempt)."""
 
     track: str
     control: str
     return_path: str
+    message_id: str
 
 
 @dataclass(frozen=True)
@@ -105,6 +106,8 @@ def delivery_tokens(keyring: Keyring, key: DeliveryKey) -> DeliveryTokens:
         control=_encode(body + mac[TAG_BYTES : 2 * TAG_BYTES]),
         # Relays change the case of a local part, so the return path is base32.
         return_path=base64.b32encode(body + mac[2 * TAG_BYTES : 3 * TAG_BYTES]).rstrip(b"=").decode().lower(),
+        # Of a hash, since whoever knows a Message-ID (any reader of a forwarded mail) must learn no token from it.
+        message_id=hashlib.sha256(b"message-id\0" + mac).hexdigest()[:32],
     )
 
 

@@ -1,0 +1,180 @@
+"""Rows are the queue: claiming a batch under a lease, keeping it, giving it back, and finding what was left behind.
+
+A broker message is only a hint that a batch is due. Every statement here is conditional on the lease or the state, so
+that a message delivered twice, two sweeps or two workers change nothing that is not theirs.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from django.conf import settings
+from django.db import connection, transaction
+from django.db.models import F, Q, QuerySet
+
+from campaigns.models import Batch, Campaign, CampaignState, Delivery, DeliveryState
+
+# A message is sent again when nothing came of the last one for this long; a lost one costs time, not mail.
+ENQUEUE_AGAIN = timedelta(seconds=60)
+ENQUEUE_AT_ONCE = 200  # batches that one sweep hands out
+ATTEMPTS_BEFORE_ASIDE = 3
+
+# The lease is drawn from a sequence, so that no two are alike and a late report can be told from a new owner's.
+CLAIM = """
+UPDATE campaigns_batch AS batch
+SET state = 'leased', lease = nextval('campaigns_lease'), leased_until = %(until)s, worker = %(worker)s
+FROM campaigns_campaign AS campaign
+WHERE batch.id = (
+        SELECT id FROM campaigns_batch
+        WHERE id = %(batch)s AND state = 'ready' AND not_before <= %(now)s FOR UPDATE SKIP LOCKED
+    ) AND campaign.id = batch.campaign_id AND campaign.state = 'sending'
+RETURNING batch.campaign_id, batch.lease, batch.first_id, batch.last_id
+"""
+
+# Due batches that nobody was told of lately, marked as told in the same statement.
+DUE = """
+UPDATE campaigns_batch SET enqueued_at = %(now)s
+WHERE id IN (
+    SELECT batch.id FROM campaigns_batch AS batch
+    JOIN campaigns_campaign AS campaign ON campaign.id = batch.campaign_id AND campaign.state = 'sending'
+    WHERE batch.state = 'ready' AND batch.not_before <= %(now)s
+      AND (batch.enqueued_at IS NULL OR batch.enqueued_at < %(again)s)
+    ORDER BY batch.id LIMIT %(limit)s FOR UPDATE OF batch SKIP LOCKED
+) AND state = 'ready'
+RETURNING id
+"""
+
+
+@dataclass(frozen=True)
+class Lease:
+    """The right to send a batch until a moment, unless it is renewed."""
+
+    batch_id: int
+    campaign_id: int
+    number: int
+    first_id: int
+    last_id: int
+
+
+def claim(batch_id: int, *, worker: str, now: datetime) -> Lease | None:
+    """Take a batch that is due; None when it is not, or somebody else has it, or its campaign is not being sent."""
+    parameters: dict[str, Any] = {"batch": batch_id, "now": now, "until": _until(now), "worker": worker[:120]}
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute(CLAIM, parameters)
+        row = cursor.fetchone()
+    return Lease(batch_id, *row) if row else None
+
+
+def renew(lease: Lease, *, now: datetime) -> datetime | None:
+    """Extend a lease that is still held; its new end, or None when it was lost."""
+    until = _until(now)
+    kept = Batch.objects.filter(
+        pk=lease.batch_id, lease=lease.number, state=Batch.State.LEASED, leased_until__gt=now
+    ).update(leased_until=until)
+    return until if kept else None
+
+
+def give_back(lease: Lease) -> None:
+    """The batch is ready for another worker (a pause, a deploy)."""
+    Batch.objects.filter(pk=lease.batch_id, lease=lease.number, state=Batch.State.LEASED).update(
+        state=Batch.State.READY, leased_until=None, enqueued_at=None
+    )
+
+
+def finish(lease: Lease) -> None:
+    """Nothing of the batch waits any more."""
+    Batch.objects.filter(pk=lease.batch_id, lease=lease.number, state=Batch.State.LEASED).update(
+        state=Batch.State.DONE, leased_until=None
+    )
+
+
+def has_rows(lease: Lease) -> bool:
+    """Whether any recipient of the batch still waits (the campaign was paused, or the transport stopped)."""
+    waiting = (DeliveryState.QUEUED, DeliveryState.DEFERRED)
+    return _rows(lease.campaign_id, lease.batch_id, lease.first_id, lease.last_id).filter(state__in=waiting).exists()
+
+
+def put_off(lease: Lease, *, until: datetime) -> None:
+    """The batch is ready again, but not before a moment (the transport is down)."""
+    Batch.objects.filter(pk=lease.batch_id, lease=lease.number, state=Batch.State.LEASED).update(
+        state=Batch.State.READY, leased_until=None, enqueued_at=None, not_before=until
+    )
+
+
+def later(lease: Lease, *, at: datetime) -> int | None:
+    """Move the deferred rows of a batch to a retry batch that is due at `at`; its id, None if there are none."""
+    with transaction.atomic():
+        retry = Batch.objects.create(
+            campaign_id=lease.campaign_id, first_id=lease.first_id, last_id=lease.last_id, not_before=at
+        )
+        moved = _rows(lease.campaign_id, lease.batch_id, lease.first_id, lease.last_id).filter(
+            state=DeliveryState.DEFERRED, lease=lease.number
+        )
+        if not moved.update(batch_id=retry.pk):
+            retry.delete()
+            return None
+    return retry.pk
+
+
+def due(*, now: datetime) -> list[int]:
+    """Batches that a message should be sent for now."""
+    parameters: dict[str, Any] = {"now": now, "again": now - ENQUEUE_AGAIN, "limit": ENQUEUE_AT_ONCE}
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute(DUE, parameters)
+        return [batch_id for (batch_id,) in cursor.fetchall()]
+
+
+def take_back_expired(*, now: datetime) -> int:
+    """Free the batches of workers that died; the number of recipients whose mail nobody can answer for.
+
+    Rows that were being sent become unknown: they may have been accepted, and nobody is mailed twice (promise 1).
+    """
+    unknown = 0
+    for batch in Batch.objects.filter(state=Batch.State.LEASED, leased_until__lte=now):
+        with transaction.atomic():
+            attempts = batch.attempts + 1
+            aside = attempts >= ATTEMPTS_BEFORE_ASIDE
+            freed = Batch.objects.filter(
+                pk=batch.pk, lease=batch.lease, state=Batch.State.LEASED, leased_until__lte=now
+            ).update(
+                state=Batch.State.ASIDE if aside else Batch.State.READY,
+                attempts=F("attempts") + 1,
+                leased_until=None,
+                enqueued_at=None,
+            )
+            if freed:
+                unknown += (
+                    _rows(batch.campaign_id, batch.pk, batch.first_id, batch.last_id)
+                    .filter(state=DeliveryState.SENDING, lease=batch.lease)
+                    .update(state=DeliveryState.UNKNOWN)
+                )
+    return unknown
+
+
+def finish_campaigns(*, now: datetime) -> list[int]:
+    """Move campaigns with no open batch from sending to sent; those that this call moved."""
+    open_states = (Batch.State.READY, Batch.State.LEASED, Batch.State.ASIDE)
+    candidates = Campaign.objects.filter(state=CampaignState.SENDING).exclude(
+        pk__in=Batch.objects.filter(state__in=open_states).values("campaign_id")
+    )
+    finished: list[int] = []
+    for campaign_id in candidates.values_list("pk", flat=True):
+        done = Campaign.objects.filter(
+            ~Q(pk__in=Batch.objects.filter(campaign_id=campaign_id, state__in=open_states).values("campaign_id")),
+            pk=campaign_id,
+            state=CampaignState.SENDING,
+        ).update(state=CampaignState.SENT, finished_at=now)
+        if done:
+            finished.append(campaign_id)
+    return finished
+
+
+def _rows(campaign_id: int, batch_id: int, first_id: int, last_id: int) -> QuerySet[Delivery]:
+    """The ledger rows of a batch, found by the range of the key."""
+    return Delivery.objects.filter(
+        campaign_id=campaign_id, subscriber_id__gte=first_id, subscriber_id__lte=last_id, batch_id=batch_id
+    )
+
+
+def _until(now: datetime) -> datetime:
+    return now + timedelta(seconds=settings.BATCH_LEASE_SECONDS)

@@ -1,0 +1,197 @@
+"""From a campaign to a compiled mail, a preview of it, and a test copy."""
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from django.conf import settings
+from django.contrib.auth.models import User
+from django.db import connection
+
+from campaigns.errors import CampaignError
+from campaigns.models import Campaign, CompiledRevision, MailTemplate
+from newsletter.mailing import compiling
+from newsletter.mailing.compiling import Compiled, CompileError
+from newsletter.mailing.headers import HeaderError, list_id, wire_address
+from newsletter.mailing.keys import keyring
+from newsletter.mailing.mergetags import MergeTagError
+from newsletter.mailing.personalizing import Addresses, PersonalizeError, Personalizer, Recipient
+from newsletter.mailing.tokens import DeliveryKey
+from newsletter.mailing.transports import transport
+from newsletter.mailing.transports.base import Result, TransportError
+from subscribers.models import List, Subscriber, TrackingConsent
+
+DEFAULT_LAYOUT = "letter"
+LAYOUTS = Path(settings.BASE_DIR) / "templates" / "mail"
+SAMPLE_FIELDS = 1_000  # subscribers whose attribute names are looked at
+
+# The attribute names that people of a list have, from a sample: a warning needs no exact answer.
+FIELD_NAMES = """
+SELECT DISTINCT jsonb_object_keys(attributes) FROM (
+    SELECT attributes FROM subscribers_subscriber AS subscriber
+    JOIN subscribers_subscription AS subscription ON subscription.subscriber_id = subscriber.id
+    WHERE subscription.list_id = %s LIMIT %s
+) AS sample
+"""
+
+
+@dataclass(frozen=True)
+class Preview:
+    """A mail as one recipient would see it. Links lead where they lead, untracked; nothing counts."""
+
+    subject: str
+    preheader: str
+    html: str
+    text: str
+    warnings: list[str]
+
+
+def create(
+    *,
+    list: List,
+    subject: str,
+    body: str,
+    preheader: str = "",
+    layout: MailTemplate | None = None,
+    created_by: User | None = None,
+) -> Campaign:
+    """A new draft."""
+    return Campaign.objects.create(
+        list=list,
+        subject=subject,
+        body=body,
+        preheader=preheader,
+        layout=layout or default_layout(),
+        created_by=created_by,
+    )
+
+
+def default_layout() -> MailTemplate:
+    """The layout that comes with the product, as an editor may have changed it."""
+    layout, _ = MailTemplate.objects.get_or_create(
+        slug=DEFAULT_LAYOUT,
+        defaults={"name": "Letter", "mjml": (LAYOUTS / f"{DEFAULT_LAYOUT}.mjml").read_text(encoding="utf-8")},
+    )
+    return layout
+
+
+def compile_campaign(campaign: Campaign, *, layout_mjml: str | None = None, now: datetime | None = None) -> Compiled:
+    """Compile a campaign as it stands (saved or not). Raises CampaignError with a sentence for the editor."""
+    sender, of_list = campaign.from_identity, campaign.list
+    if layout_mjml is None:
+        layout_mjml = (campaign.layout or default_layout()).mjml
+    source = compiling.Source(
+        subject=campaign.subject,
+        preheader=campaign.preheader,
+        body=campaign.body,
+        layout=layout_mjml,
+        constants={
+            "list_name": of_list.name,
+            "sender_name": sender.name,
+            "postal_address": sender.postal_address,
+            "language": of_list.language,
+        },
+        fields=field_names(of_list.pk),
+    )
+    try:
+        headers = {
+            "sender_name": sender.name,
+            "sender_email": wire_address(sender.email),
+            "reply_to": wire_address(sender.reply_to) if sender.reply_to else "",
+            "list_id": list_id(of_list.name, of_list.slug, sender.domain).decode("ascii"),
+            "feedback_id": f"{campaign.pk or 0}:{of_list.slug}:issue:{sender.pk or 0}",
+            "verp": "1" if settings.BOUNCE_ADDRESS else "",
+        }
+        return compiling.compile_source(source, headers=headers, date=now)
+    except (CompileError, MergeTagError, HeaderError) as error:
+        raise CampaignError(str(error)) from error
+
+
+def field_names(list_id: int) -> frozenset[str]:
+    """The attribute names that subscribers of this list have."""
+    with connection.cursor() as cursor:
+        cursor.execute(FIELD_NAMES, [list_id, SAMPLE_FIELDS])
+        return frozenset(name for (name,) in cursor.fetchall())
+
+
+def personalizer(compiled: Compiled, campaign_id: int) -> Personalizer:
+    """A compiled mail with this installation's keys and addresses."""
+    return Personalizer(
+        compiled,
+        keyring=keyring(),
+        addresses=Addresses(settings.SITE_URL, settings.EDGE_URL),
+        mail_from=settings.BOUNCE_ADDRESS or compiled.headers["sender_email"],
+        boundary=f"=_nl-{campaign_id}",
+    )
+
+
+@functools.lru_cache(maxsize=16)
+def revision(campaign_id: int) -> Personalizer:
+    """The frozen mail of a campaign, kept by this process. Raises CampaignError when it was never frozen."""
+    stored = CompiledRevision.objects.filter(campaign_id=campaign_id).order_by("pk").last()
+    if stored is None:
+        raise CampaignError("This campaign has not been sent yet.")
+    return personalizer(Compiled.from_json(stored.content), campaign_id)
+
+
+def sample_recipient(campaign_id: int, subscriber: Subscriber | None) -> Recipient:
+    """A person to show a mail to; a made-up one where none is named."""
+    if subscriber is None:
+        return Recipient(DeliveryKey(campaign_id, 0), "reader@example.org", "Robin Reader", "en", {}, is_tracked=False)
+    return Recipient(
+        DeliveryKey(campaign_id, subscriber.pk),
+        subscriber.email,
+        subscriber.name,
+        subscriber.language,
+        subscriber.attributes,
+        is_tracked=False,
+    )
+
+
+def recipient_of(subscriber: Subscriber, campaign_id: int) -> Recipient:
+    """A subscriber as a recipient, tracked as they agreed to."""
+    return Recipient(
+        DeliveryKey(campaign_id, subscriber.pk),
+        subscriber.email,
+        subscriber.name,
+        subscriber.language,
+        subscriber.attributes,
+        is_tracked=subscriber.tracking_consent != TrackingConsent.NONE,
+    )
+
+
+def preview(campaign: Campaign, *, subscriber_id: int | None = None, layout_mjml: str | None = None) -> Preview:
+    """What a subscriber (or a made-up reader) would see. Raises CampaignError with a sentence for the editor."""
+    compiled = compile_campaign(campaign, layout_mjml=layout_mjml)
+    subscriber = Subscriber.objects.filter(pk=subscriber_id).first() if subscriber_id else None
+    return preview_of(compiled, campaign, subscriber)
+
+
+def preview_of(compiled: Compiled, campaign: Campaign, subscriber: Subscriber | None) -> Preview:
+    """A compiled mail as a person would see it."""
+    try:
+        recipient = sample_recipient(campaign.pk or 0, subscriber)
+        rendered = personalizer(compiled, campaign.pk or 0).rendered(recipient)
+    except PersonalizeError as error:
+        raise CampaignError(str(error)) from error
+    return Preview(rendered.subject, campaign.preheader, rendered.html, rendered.text, compiled.warnings)
+
+
+def send_test(campaign_id: int, addresses: Sequence[str]) -> None:
+    """Send the campaign as it stands to a few addresses, marked as a test and counted nowhere. Raises CampaignError."""
+    campaign = Campaign.objects.select_related("list__sender", "layout", "sender").get(pk=campaign_id)
+    compiled = compile_campaign(campaign)
+    compiled.subject.insert(0, "[Test] ")
+    known = {person.email_key: person for person in Subscriber.objects.filter(email_key__in=map(str.lower, addresses))}
+    people = [known.get(address.lower()) or Subscriber(pk=0, email=address, name="") for address in addresses]
+    recipients = [sample_recipient(0, person) for person in people]
+    until = datetime.now(UTC) + timedelta(seconds=30)
+    try:
+        reports = [*transport().deliver(personalizer(compiled, 0), recipients, until=until)]
+    except TransportError as error:
+        raise CampaignError(str(error)) from error
+    refused = [report for report in reports if report.result is not Result.ACCEPTED]
+    if refused:
+        raise CampaignError(f"{len(refused)} of {len(reports)} test mails were not accepted: {refused[0].text}")

@@ -1,0 +1,46 @@
+"""`manage.py create_campaign --list SLUG --subject S --body FILE.md`: a draft from a file."""
+
+from pathlib import Path
+from typing import Any
+
+from django.core.management.base import CommandParser
+
+from campaigns import composing
+from campaigns.models import MailTemplate
+from newsletter.commands import JsonCommand, Refusal
+from subscribers.models import List
+
+
+class Command(JsonCommand):
+    help = "Make a draft campaign of a list from a Markdown file."
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        super().add_arguments(parser)
+        parser.add_argument("--list", required=True, metavar="SLUG")
+        parser.add_argument("--subject", required=True)
+        parser.add_argument("--preheader", default="")
+        parser.add_argument("--body", required=True, metavar="FILE.md")
+        parser.add_argument("--layout", metavar="SLUG", help="a layout's short name; “letter” unless told")
+
+    def run(self, **options: Any) -> dict[str, Any]:
+        composing.default_layout()
+        of_list = List.objects.filter(slug=options["list"]).first()
+        if of_list is None:
+            raise Refusal(f"There is no list “{options['list']}”.")
+        layout = MailTemplate.objects.filter(slug=options["layout"] or composing.DEFAULT_LAYOUT).first()
+        if layout is None:
+            raise Refusal(f"There is no layout “{options['layout']}”.")
+        try:
+            body = Path(options["body"]).read_text(encoding="utf-8")
+        except OSError as error:
+            raise Refusal(f"The text {options['body']} cannot be read: {error.strerror}.") from error
+        except UnicodeDecodeError as error:
+            raise Refusal(f"The text {options['body']} is not UTF-8.") from error
+        campaign = composing.create(
+            list=of_list, subject=options["subject"], preheader=options["preheader"], body=body, layout=layout
+        )
+        composing.compile_campaign(campaign)
+        return {"campaign": campaign.pk}
+
+    def summary(self, result: dict[str, Any]) -> str:
+        return f"Campaign {result['campaign']} is a draft now."

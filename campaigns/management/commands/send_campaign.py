@@ -1,0 +1,64 @@
+"""`manage.py send_campaign ID [--at TIME] [--wait]`: queue a campaign; the Celery workers send it."""
+
+import time
+from datetime import UTC, datetime
+from typing import Any
+
+from django.core.management.base import CommandParser
+from django.utils.dateparse import parse_datetime
+from django.utils.timezone import is_naive, make_aware
+
+from campaigns import reporting, scheduling
+from campaigns.errors import CampaignError
+from campaigns.models import Campaign, CampaignState
+from newsletter.commands import JsonCommand, Refusal
+
+ENDED = {CampaignState.SENT, CampaignState.CANCELLED, CampaignState.PAUSED, CampaignState.DRAFT}
+
+
+class Command(JsonCommand):
+    help = "Queue a campaign, now or for a time. Workers must be running: celery -A newsletter worker."
+    refusals = (CampaignError,)
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        super().add_arguments(parser)
+        parser.add_argument("campaign", type=int, metavar="ID")
+        parser.add_argument("--at", metavar="ISO-TIME", help="for example 2027-03-01T08:00+01:00")
+        parser.add_argument("--wait", action="store_true", help="return when the campaign has ended")
+
+    def run(self, **options: Any) -> dict[str, Any]:
+        now = datetime.now(UTC)
+        campaign_id = options["campaign"]
+        if options["at"]:
+            scheduling.schedule(campaign_id, _moment(options["at"]), actor="command", now=now)
+        else:
+            scheduling.send_now(campaign_id, actor="command", now=now)
+        if options["wait"]:
+            self._wait(campaign_id)
+        return {"campaign": campaign_id, "state": _state(campaign_id)}
+
+    def _wait(self, campaign_id: int) -> None:
+        """Look twice a second; on a terminal, show how many of how many."""
+        while _state(campaign_id) not in ENDED:
+            if self.stderr.isatty():
+                counts = reporting.deliveries_by_state(campaign_id)
+                done = sum(counts.values()) - counts.get("queued", 0) - counts.get("sending", 0)
+                self.stderr.write(f"\r{done:,} of {sum(counts.values()):,} …", ending="")
+            time.sleep(0.5)
+
+    def summary(self, result: dict[str, Any]) -> str:
+        return f"Campaign {result['campaign']} is {CampaignState(result['state']).label}."
+
+
+def _state(campaign_id: int) -> str:
+    return Campaign.objects.values_list("state", flat=True).get(pk=campaign_id)
+
+
+def _moment(text: str) -> datetime:
+    try:
+        moment = parse_datetime(text)
+    except ValueError:
+        moment = None
+    if moment is None:
+        raise Refusal(f"“{text}” is not a time such as 2027-03-01T08:00+01:00.")
+    return make_aware(moment) if is_naive(moment) else moment

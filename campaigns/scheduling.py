@@ -1,0 +1,129 @@
+"""What an editor may do with a campaign: send, schedule, pause, resume, cancel; and its launch when it is due."""
+
+from datetime import datetime
+
+from django.conf import settings
+from django.db import transaction
+from django.db.models import Q
+
+from campaigns import composing, freezing, preflight, states
+from campaigns.errors import CampaignError, NotReady, WrongState
+from campaigns.models import Batch, Campaign, CampaignState, Delivery, DeliveryState, SkipReason
+from subscribers.models import AuditEntry
+
+S = CampaignState
+
+
+def send_now(campaign_id: int, *, actor: str = "", now: datetime) -> None:
+    """Queue a campaign at once; workers launch and send it. Raises CampaignError."""
+    schedule(campaign_id, now, actor=actor, now=now)
+
+
+def schedule(campaign_id: int, at: datetime, *, actor: str = "", now: datetime) -> None:
+    """Let a campaign go out at a time. Raises NotReady with preflight's blockers, WrongState, or CampaignError."""
+    campaign = get(campaign_id)
+    if at < now:
+        raise CampaignError("The time lies in the past.")
+    blockers = preflight.blockers(preflight.check(campaign))
+    if blockers:
+        raise NotReady(blockers)
+    with transaction.atomic():
+        if not states.move(campaign_id, to=S.SCHEDULED, from_=(S.DRAFT,), scheduled_at=at, state_reason=""):
+            raise _wrong(campaign, "sent or scheduled")
+        _audit(actor, "campaign.schedule", campaign, at=at.isoformat())
+        if at <= now:
+            from campaigns.tasks import launch
+
+            transaction.on_commit(lambda: launch.delay(campaign_id))
+
+
+def unschedule(campaign_id: int, *, actor: str = "", now: datetime) -> None:
+    """Make a scheduled campaign a draft again. Raises WrongState once it has begun."""
+    campaign = get(campaign_id)
+    if not states.move(campaign_id, to=S.DRAFT, from_=(S.SCHEDULED,), scheduled_at=None):
+        raise _wrong(campaign, "taken back")
+    _audit(actor, "campaign.unschedule", campaign)
+
+
+def launch(campaign_id: int, *, now: datetime) -> bool:
+    """Freeze and start a scheduled campaign whose time has come; whether this call did it.
+
+    Safe to call any number of times from anywhere: the freeze's conditional UPDATE lets one through. What forbids
+    sending by now makes it a draft again, with the reason.
+    """
+    campaign = Campaign.objects.select_related("list__sender", "layout", "sender").filter(
+        Q(scheduled_at__lte=now), pk=campaign_id, state=S.SCHEDULED
+    )
+    found = campaign.first()
+    if found is None:
+        return False
+    blockers = preflight.blockers(preflight.check(found))
+    if blockers:
+        reason = " ".join(blockers)[:300]
+        states.move(campaign_id, to=S.DRAFT, from_=(S.SCHEDULED,), scheduled_at=None, state_reason=reason)
+        return False
+    compiled = composing.compile_campaign(found, now=now)
+    return freezing.freeze(found, compiled, batch_size=settings.BATCH_SIZE, now=now) is not None
+
+
+def due(*, now: datetime) -> list[int]:
+    """Scheduled campaigns whose time has come."""
+    return list(Campaign.objects.filter(state=S.SCHEDULED, scheduled_at__lte=now).values_list("pk", flat=True))
+
+
+def pause(campaign_id: int, *, reason: str, actor: str = "", now: datetime) -> None:
+    """Stop handing out windows; what is on the wire ends. Raises WrongState."""
+    campaign = get(campaign_id)
+    if not states.move(campaign_id, to=S.PAUSED, from_=(S.SENDING,), state_reason=reason[:300]):
+        raise _wrong(campaign, "paused")
+    _audit(actor, "campaign.pause", campaign, reason=reason)
+
+
+def resume(campaign_id: int, *, actor: str = "", now: datetime) -> None:
+    """Go on with a paused campaign. Raises WrongState."""
+    campaign = get(campaign_id)
+    with transaction.atomic():
+        if not states.move(campaign_id, to=S.SENDING, from_=(S.PAUSED,), state_reason=""):
+            raise _wrong(campaign, "resumed")
+        _audit(actor, "campaign.resume", campaign)
+        Batch.objects.filter(campaign_id=campaign_id, state=Batch.State.READY).update(enqueued_at=None)
+        from campaigns.tasks import sweep
+
+        transaction.on_commit(sweep.delay)
+
+
+def cancel(campaign_id: int, *, actor: str = "", now: datetime) -> None:
+    """Send no more of a campaign; who was not mailed is skipped, who was stays as they are. Raises WrongState."""
+    campaign = get(campaign_id)
+    with transaction.atomic():
+        if not states.move(campaign_id, to=S.CANCELLED, from_=(S.SCHEDULED, S.SENDING, S.PAUSED), finished_at=now):
+            raise _wrong(campaign, "cancelled")
+        # Leased batches end by themselves: a window is only handed out while the campaign is sending.
+        Batch.objects.filter(campaign_id=campaign_id, state=Batch.State.READY).update(state=Batch.State.DONE)
+        skip_rest(campaign_id)
+        _audit(actor, "campaign.cancel", campaign)
+
+
+def skip_rest(campaign_id: int) -> int:
+    """Skip whoever of a cancelled campaign still waits; the number of people."""
+    waiting = (DeliveryState.QUEUED, DeliveryState.DEFERRED)
+    return Delivery.objects.filter(campaign_id=campaign_id, state__in=waiting).update(
+        state=DeliveryState.SKIPPED, reason=SkipReason.CANCELLED
+    )
+
+
+def get(campaign_id: int) -> Campaign:
+    """A campaign with what composing needs. Raises CampaignError when there is none."""
+    try:
+        return Campaign.objects.select_related("list__sender", "layout", "sender").get(pk=campaign_id)
+    except Campaign.DoesNotExist as error:
+        raise CampaignError(f"There is no campaign {campaign_id}.") from error
+
+
+def _wrong(campaign: Campaign, what: str) -> WrongState:
+    state = Campaign.objects.values_list("state", flat=True).get(pk=campaign.pk)
+    return WrongState(f"This campaign cannot be {what}: it is {CampaignState(state).label}.")
+
+
+def _audit(actor: str, action: str, campaign: Campaign, **details: str) -> None:
+    AuditEntry.objects.create(actor=actor, action=action, subject=f"campaign {campaign.pk}", details=details)

@@ -1,0 +1,57 @@
+"""Celery's edge of campaigns. Messages are hints: each task asks the rows what is due, and may be lost or repeated."""
+
+import os
+import socket
+from datetime import UTC, datetime
+
+from celery import shared_task
+
+from campaigns import batching, closing, delivering, scheduling
+from newsletter.celery import stopping
+from newsletter.mailing.transports import transport
+
+
+@shared_task(name="campaigns.launch")
+def launch(campaign_id: int) -> None:
+    """Freeze a campaign whose time has come and hand out its batches."""
+    if scheduling.launch(campaign_id, now=datetime.now(UTC)):
+        _hand_out()
+
+
+@shared_task(name="campaigns.send_batch")
+def send_batch(batch_id: int) -> None:
+    """Send one batch."""
+    worker = f"{socket.gethostname()}:{os.getpid()}"
+    outcome = delivering.send_batch(batch_id, transport=transport(), worker=worker, stopping=stopping)
+    if outcome and outcome.is_finished:
+        finish()
+    elif outcome is None or not stopping():
+        _hand_out()
+
+
+@shared_task(name="campaigns.sweep")
+def sweep() -> None:
+    """Find what is due: scheduled campaigns, batches of dead workers, batches that nobody was told of."""
+    now = datetime.now(UTC)
+    for campaign_id in scheduling.due(now=now):
+        launch.delay(campaign_id)
+    batching.take_back_expired(now=now)
+    _hand_out()
+    finish()
+
+
+@shared_task(name="campaigns.close_ledger")
+def close_ledger(campaign_id: int) -> None:
+    """What is owed when a campaign has ended: opportunities for hygiene, the index by person."""
+    closing.close(campaign_id)
+
+
+def finish() -> None:
+    """Mark campaigns whose last batch is done."""
+    for campaign_id in batching.finish_campaigns(now=datetime.now(UTC)):
+        close_ledger.delay(campaign_id)
+
+
+def _hand_out() -> None:
+    for batch_id in batching.due(now=datetime.now(UTC)):
+        send_batch.delay(batch_id)

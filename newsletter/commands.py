@@ -1,0 +1,37 @@
+"""What the commands of the contract share: one JSON object with --json, a sentence without, exit 2 on bad input."""
+
+import json
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+
+
+class Refusal(CommandError):
+    """Bad input: one clear line on standard error, exit status 2."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, returncode=2)
+
+
+class JsonCommand(BaseCommand):
+    """A command whose `run` returns the JSON object of the contract; domain errors of `refusals` become exit 2."""
+
+    refusals: tuple[type[Exception], ...] = ()
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        try:
+            result = self.run(**options)
+        except self.refusals as error:
+            raise Refusal(str(error)) from error
+        self.stdout.write(json.dumps(result, ensure_ascii=False) if options["json"] else self.summary(result))
+
+    def run(self, **options: Any) -> dict[str, Any]:
+        """Do it and return what --json prints."""
+        raise NotImplementedError
+
+    def summary(self, result: dict[str, Any]) -> str:
+        """The same for people."""
+        return "\n".join(f"{name}: {value}" for name, value in result.items())

@@ -1,0 +1,51 @@
+"""What every way out of the house promises, whether it speaks SMTP or an ESP's API."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from enum import Enum
+from typing import Protocol
+
+from newsletter.mailing.personalizing import Personalizer, Recipient
+from newsletter.mailing.tokens import DeliveryKey
+
+
+class TransportError(Exception):
+    """The transport as a whole does not work (no connection, bad credentials); nothing was sent by the call."""
+
+
+class Result(Enum):
+    """What became of one recipient's message."""
+
+    ACCEPTED = "accepted"
+    FAILED = "failed"  # permanently refused
+    DEFERRED = "deferred"  # refused for now
+    NOT_SENT = "not sent"  # safe to try again: the final dot was never handed over
+    UNKNOWN = "unknown"  # it may have been accepted; nobody can say
+
+
+@dataclass(frozen=True)
+class Report:
+    """The result of one recipient with what the server said."""
+
+    key: DeliveryKey
+    result: Result
+    code: str = ""  # enhanced status code (RFC 3463) where there is one, else the reply code
+    text: str = ""
+
+
+class Transport(Protocol):
+    """Takes a compiled mail and people; says of each person exactly once what became of it."""
+
+    def deliver(
+        self, personalizer: Personalizer, recipients: Sequence[Recipient], *, until: datetime
+    ) -> Iterator[Report]:
+        """Send to each recipient, starting no write after `until` (those come back as NOT_SENT).
+
+        Raises TransportError before the first report when nothing can be sent at all.
+        """
+        ...
+
+    def close(self) -> None:
+        """Give connections back."""
+        ...

@@ -1,0 +1,290 @@
+"""Delivering: each recipient gets exactly one mail; what could not be said is unknown; who left is skipped."""
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timedelta
+
+import pytest
+from django.conf import LazySettings
+from django.db import connection, connections
+
+from campaigns import batching, closing, composing, delivering, scheduling
+from campaigns.models import Batch, Campaign, CampaignState, Delivery, DeliveryError, DeliveryState, SkipReason
+from newsletter.env import email_url
+from newsletter.mailing.personalizing import Personalizer, Recipient
+from newsletter.mailing.transports import transport_for
+from newsletter.mailing.transports.base import Report, Transport
+from subscribers.models import Engagement, List, Subscriber, Subscription
+from tests.conftest import NOW, MailServer
+from tests.engines import engines
+
+People = Callable[..., list[Subscriber]]
+Drafts = Callable[..., Campaign]
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+def send(batch: Batch, server: MailServer, *, at: datetime = NOW) -> delivering.Outcome | None:
+    """Send a batch as a worker would, at an injected moment."""
+    transport = transport_for(email_url(server.url))
+    try:
+        return delivering.send_batch(batch.pk, transport=_Patient(transport), worker="test", clock=lambda: at)
+    finally:
+        transport.close()
+
+
+class _Patient:
+    """The real transport, told a time limit of the real clock: the tests' own clock stands still elsewhere."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+    def deliver(
+        self, personalizer: Personalizer, recipients: Sequence[Recipient], *, until: datetime
+    ) -> Iterator[Report]:
+        return self._transport.deliver(personalizer, recipients, until=until + timedelta(days=3650))
+
+    def close(self) -> None:
+        self._transport.close()
+
+
+def states(campaign: Campaign) -> dict[int, int]:
+    return dict(Delivery.objects.filter(campaign_id=campaign.pk).values_list("subscriber_id", "state"))
+
+
+def test_each_gets_exactly_one_mail_with_a_token_of_their_own(
+    garden: List, subscribe: People, launched: Drafts, mail_server: MailServer, settings: LazySettings
+) -> None:
+    settings.BATCH_SIZE = 120
+    people = subscribe(garden, 250, name="Ada Green")
+    campaign = launched()
+    for batch in Batch.objects.filter(campaign=campaign):
+        outcome = send(batch, mail_server)
+        assert outcome
+        assert outcome.is_finished
+    assert sorted(mail_server.recipients) == sorted(person.email for person in people)
+    assert set(states(campaign).values()) == {DeliveryState.ACCEPTED}
+    unsubscribe = {message["List-Unsubscribe"] for message in mail_server.messages}
+    assert len(unsubscribe) == 250
+    assert batching.finish_campaigns(now=NOW) == [campaign.pk]
+    assert Campaign.objects.get(pk=campaign.pk).state == CampaignState.SENT
+
+
+def test_a_batch_sent_by_many_at_once_goes_out_once(
+    garden: List, subscribe: People, launched: Drafts, mail_server: MailServer
+) -> None:
+    subscribe(garden, 40)
+    batch = Batch.objects.get(campaign=launched())
+
+    def worker(_: int) -> delivering.Outcome | None:
+        try:
+            return send(batch, mail_server)
+        finally:
+            connections.close_all()
+
+    with ThreadPoolExecutor(4) as pool:
+        outcomes = list(pool.map(worker, range(4)))
+    assert sum(outcome is not None for outcome in outcomes) == 1
+    assert len(mail_server.recipients) == len(set(mail_server.recipients)) == 40
+
+
+def test_who_left_since_the_freeze_is_skipped_with_the_reason(
+    garden: List, subscribe: People, launched: Drafts, mail_server: MailServer
+) -> None:
+    people = subscribe(garden, 5)
+    campaign = launched()
+    Subscription.objects.filter(subscriber=people[0]).update(state="unsubscribed")
+    Subscription.objects.filter(subscriber=people[1]).update(state="pruned")
+    Subscriber.objects.filter(pk=people[2].pk).update(suppressed_at=NOW)
+    people[3].delete()
+    send(Batch.objects.get(campaign=campaign), mail_server)
+    assert mail_server.recipients == [people[4].email]
+    reasons = Delivery.objects.filter(campaign_id=campaign.pk, state=DeliveryState.SKIPPED)
+    assert list(reasons.order_by("subscriber_id").values_list("reason", flat=True)) == [
+        SkipReason.UNSUBSCRIBED,
+        SkipReason.PRUNED,
+        SkipReason.SUPPRESSED,
+        SkipReason.GONE,
+    ]
+
+
+def test_a_refusal_is_final_and_a_delay_is_tried_again(
+    garden: List, subscribe: People, launched: Drafts, mail_server: MailServer
+) -> None:
+    people = subscribe(garden, 3)
+    mail_server.answers = {people[0].email: "550 5.1.1 no such user", people[1].email: "451 4.7.1 greylisted"}
+    campaign = launched()
+    outcome = send(Batch.objects.get(campaign=campaign), mail_server)
+    assert outcome
+    assert [states(campaign)[person.pk] for person in people] == [
+        DeliveryState.FAILED,
+        DeliveryState.DEFERRED,
+        DeliveryState.ACCEPTED,
+    ]
+    codes = (
+        DeliveryError.objects.filter(campaign_id=campaign.pk).order_by("subscriber_id").values_list("code", flat=True)
+    )
+    assert list(codes) == ["5.1.1", "4.7.1"]
+    assert batching.finish_campaigns(now=NOW) == []
+
+    mail_server.answers = {}
+    assert outcome.retry_batch
+    retry = Batch.objects.get(pk=outcome.retry_batch)
+    assert send(retry, mail_server, at=NOW) is None, "not before its time"
+    assert batching.due(now=NOW + timedelta(minutes=5)) == [retry.pk]
+    send(retry, mail_server, at=NOW + timedelta(minutes=5))
+    assert states(campaign)[people[1].pk] == DeliveryState.ACCEPTED
+    assert batching.finish_campaigns(now=NOW) == [campaign.pk]
+
+
+def test_a_row_put_off_too_often_fails(
+    garden: List, subscribe: People, launched: Drafts, mail_server: MailServer
+) -> None:
+    person = subscribe(garden, 1)[0]
+    mail_server.answers = {person.email: "451 4.7.1 later"}
+    campaign = launched()
+    batch, at = Batch.objects.get(campaign=campaign), NOW
+    for _ in range(len(delivering.RETRY_DELAYS) + 1):
+        outcome = send(batch, mail_server, at=at)
+        assert outcome
+        if outcome.retry_batch is None:
+            break
+        batch = Batch.objects.get(pk=outcome.retry_batch)
+        at = batch.not_before
+    assert states(campaign) == {person.pk: DeliveryState.FAILED}
+    assert at - NOW < timedelta(hours=73)
+
+
+def test_a_connection_lost_after_the_final_dot_is_unknown_and_not_tried_again(
+    garden: List, subscribe: People, launched: Drafts, mail_server: MailServer
+) -> None:
+    subscribe(garden, 3)
+    campaign = launched()
+    mail_server.vanishes = True
+    batch = Batch.objects.get(campaign=campaign)
+    outcome = send(batch, mail_server)
+    assert outcome
+    assert outcome.unknown == 3
+    assert set(states(campaign).values()) == {DeliveryState.UNKNOWN}
+    assert send(batch, mail_server) is None
+    assert len(set(mail_server.recipients)) == len(mail_server.recipients) == 3
+
+
+def test_an_answer_that_puts_off_is_no_doubt(
+    garden: List, subscribe: People, launched: Drafts, mail_server: MailServer
+) -> None:
+    subscribe(garden, 3)
+    mail_server.data_answer = "421 4.3.2 going down"
+    outcome = send(Batch.objects.get(campaign=launched()), mail_server)
+    assert outcome
+    assert (outcome.deferred, outcome.unknown) == (3, 0)
+
+
+def test_a_pause_stops_the_next_window_and_a_resume_sends_the_rest(
+    garden: List, subscribe: People, launched: Drafts, mail_server: MailServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(delivering, "WINDOW", 10)
+    subscribe(garden, 35)
+    campaign = launched()
+    batch = Batch.objects.get(campaign=campaign)
+
+    def pause_at_the_fifteenth(_: object) -> None:
+        if len(mail_server.received) == 15:
+            with engines.postgres.connect(connection.settings_dict["NAME"]) as another_process:
+                another_process.execute("UPDATE campaigns_campaign SET state = 'paused' WHERE id = %s", [campaign.pk])
+
+    mail_server.on_message = pause_at_the_fifteenth
+    send(batch, mail_server)
+    assert len(mail_server.received) == 20, "the window on the wire ends"
+    assert send(batch, mail_server) is None
+    mail_server.on_message = None
+    scheduling.resume(campaign.pk, now=NOW)
+    send(batch, mail_server)
+    assert len(mail_server.recipients) == len(set(mail_server.recipients)) == 35
+
+
+def test_a_worker_told_to_stop_gives_the_rest_back(
+    garden: List, subscribe: People, launched: Drafts, mail_server: MailServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(delivering, "WINDOW", 10)
+    subscribe(garden, 25)
+    batch = Batch.objects.get(campaign=launched())
+    answers = iter([False, True])
+    transport = transport_for(email_url(mail_server.url))
+    delivering.send_batch(
+        batch.pk, transport=_Patient(transport), worker="w", clock=lambda: NOW, stopping=lambda: next(answers)
+    )
+    transport.close()
+    assert len(mail_server.received) == 10
+    batch.refresh_from_db()
+    assert batch.state == Batch.State.READY
+    send(batch, mail_server)
+    assert len(set(mail_server.recipients)) == 25
+
+
+def test_the_batch_of_a_dead_worker_is_taken_over_and_its_open_window_is_unknown(
+    garden: List, subscribe: People, launched: Drafts, mail_server: MailServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(delivering, "WINDOW", 10)
+    subscribe(garden, 25)
+    campaign = launched()
+    batch = Batch.objects.get(campaign=campaign)
+    lease = batching.claim(batch.pk, worker="dead", now=NOW)
+    assert lease
+    delivering._next_window(lease, now=NOW)  # it marked a window and died
+    assert batching.take_back_expired(now=NOW) == 0, "the lease still holds"
+    later = NOW + timedelta(seconds=121)
+    assert batching.take_back_expired(now=later) == 10
+    assert batching.take_back_expired(now=later) == 0
+    send(batch, mail_server, at=later)
+    assert len(mail_server.received) == 15
+    counts = list(states(campaign).values())
+    assert (counts.count(DeliveryState.UNKNOWN), counts.count(DeliveryState.ACCEPTED)) == (10, 15)
+
+
+def test_the_transport_being_down_loses_nobody(garden: List, subscribe: People, launched: Drafts) -> None:
+    subscribe(garden, 3)
+    campaign = launched()
+    batch = Batch.objects.get(campaign=campaign)
+    nowhere = transport_for(email_url("smtp://127.0.0.1:1"))
+    outcome = delivering.send_batch(batch.pk, transport=nowhere, worker="w", clock=lambda: NOW)
+    assert outcome
+    assert set(states(campaign).values()) == {DeliveryState.QUEUED}
+    batch.refresh_from_db()
+    assert (batch.state, batch.not_before) == (Batch.State.READY, NOW + delivering.TRANSPORT_DOWN_DELAY)
+
+
+def test_a_cancelled_campaign_sends_no_more(
+    garden: List, subscribe: People, launched: Drafts, mail_server: MailServer
+) -> None:
+    subscribe(garden, 5)
+    campaign = launched()
+    batch = Batch.objects.get(campaign=campaign)
+    scheduling.cancel(campaign.pk, now=NOW)
+    assert send(batch, mail_server) is None
+    assert mail_server.received == []
+    assert set(states(campaign).values()) == {DeliveryState.SKIPPED}
+
+
+def test_when_a_campaign_has_ended_hygiene_knows_who_was_sent_it(
+    garden: List, subscribe: People, launched: Drafts, mail_server: MailServer
+) -> None:
+    people = subscribe(garden, 4)
+    mail_server.answers = {people[0].email: "550 5.1.1 no such user"}
+    campaign = launched()
+    send(Batch.objects.get(campaign=campaign), mail_server)
+    batching.finish_campaigns(now=NOW)
+    closing.close(campaign.pk)
+    closing.close(campaign.pk)
+    bits = dict(Engagement.objects.values_list("subscription__subscriber_id", "delivered"))
+    assert bits == {person.pk: "1" for person in people[1:]}
+
+
+def test_every_attempt_of_a_mail_is_the_same_mail(
+    garden: List, subscribe: People, launched: Drafts, mail_server: MailServer
+) -> None:
+    person = subscribe(garden, 1)[0]
+    campaign = launched()
+    send(Batch.objects.get(campaign=campaign), mail_server)
+    composing.revision.cache_clear()
+    again = composing.revision(campaign.pk).message(composing.recipient_of(person, campaign.pk))
+    assert again.content == mail_server.contents[0]
