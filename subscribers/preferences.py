@@ -17,8 +17,8 @@ from subscribers.models import ConsentRecord, List, Subscriber, Subscription, Tr
 
 TOLD_TRACKING = {
     TrackingConsent.FULL: _("Which issues you open and which links you follow, so that we see what is worth writing."),
-    TrackingConsent.HYGIENE: _("Only the date of your last open, so that we stop mailing addresses nobody reads."),
-    TrackingConsent.NONE: _("Nothing: no invisible pictures, and links lead straight to their target."),
+    TrackingConsent.HYGIENE: _("Kept so that we stop mailing addresses nobody reads; each open replaces the one before."),
+    TrackingConsent.NONE: _("No invisible pictures in the mails, and links lead straight to their target."),
 }
 
 
@@ -110,7 +110,8 @@ def _change_person(subscriber: Subscriber, choice: Choice, origin: Origin, now: 
         return False
     Subscriber.objects.filter(pk=subscriber.pk).update(**different)
     if "tracking_consent" in different:
-        told = str(TOLD_TRACKING[TrackingConsent(choice.tracking_consent)])
+        consent = TrackingConsent(choice.tracking_consent)
+        told = f"{consent.label}: {TOLD_TRACKING[consent]}"
         _record(ConsentRecord.Kind.TRACKING, told, subscriber=subscriber, newsletter=None, origin=origin, now=now)
         engagement.forget(subscriber.pk, consent=choice.tracking_consent)
     return True

@@ -138,7 +138,8 @@ def preferences(request: HttpRequest, token: str) -> HttpResponse:
         choices.change(key.subscriber_id, form.choice, origin=origin, now=timezone.now())
         current, is_saved = choices.load(key.subscriber_id), True
         form = PreferencesForm(None, current=current)
-    page = {"form": form, "current": current, "token": token, "is_saved": is_saved, "told": choices.TOLD_TRACKING}
+    tracking = zip(form["tracking_consent"], choices.TOLD_TRACKING.values(), strict=True)
+    page = {"form": form, "current": current, "is_saved": is_saved, "tracking": tracking}
     return render(request, "public/preferences.html", page, status=422 if form.errors else 200)
 
 
