@@ -266,7 +266,7 @@ def to_text(page: str) -> str:
     """The text part, equal in meaning to the HTML: a link is its words and its address."""
     page = _NOT_TEXT.sub("", page)
     page = _ANCHOR.sub(_anchor_as_text, page)
-    page = _DATA_TABLE.sub(lambda found: _CELL_BREAK.sub(" | ", found.group()), page)
+    page = _DATA_TABLE.sub(lambda found: f"<p>{_CELL_BREAK.sub(' | ', found.group())}</p>", page)
     page = _TABLE_TAGS.sub(lambda found: f"<{found.group(1)}div>", page)
     lines = [line.strip() for line in get_text(f"<html><body>{page}</body></html>").splitlines()]
     text = re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip()
