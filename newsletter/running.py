@@ -13,8 +13,6 @@ import socket
 import sys
 import threading
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -26,6 +24,7 @@ from newsletter.celery import READY_LINE
 from newsletter.datafolder import DataFolder, Refusal, port_problem
 from newsletter.embedded import EngineError, Place, Postgres, Valkey
 from newsletter.env import BASE_DIR, DATA_DIR, env
+from newsletter.health import status
 from newsletter.supervising import Program, Supervisor
 
 ANSWER_SECONDS = 60.0
@@ -154,11 +153,11 @@ def programs(found: Installation) -> list[Program]:
 
 
 def start_programs(found: Installation, supervisor: Supervisor) -> None:
-    """Start everything and wait until all of it answers. Raises Refusal."""
+    """Start everything and wait until all of it answers, with whatever: a page that fails is in the log. Raises Refusal."""
     worker_ready = threading.Event()
     waiting: dict[str, Callable[[], bool]] = {
-        "web": lambda: _http_answers(f"http://127.0.0.1:{found.port}/"),
-        "edge": lambda: _http_answers(f"http://127.0.0.1:{found.edge_port}/"),
+        "web": lambda: status(found.port) is not None,
+        "edge": lambda: status(found.edge_port) is not None,
         "worker": worker_ready.is_set,
     }
     if found.mail_port:
@@ -176,17 +175,6 @@ def start_programs(found: Installation, supervisor: Supervisor) -> None:
         waiting = {name: answers for name, answers in waiting.items() if not answers()}
         if time.monotonic() > deadline:
             raise Refusal(f"{', '.join(waiting)} did not answer within {ANSWER_SECONDS:.0f} s.")
-
-
-def _http_answers(url: str) -> bool:
-    """Whether a server answers, with whatever; what is wrong with a page stands in the log."""
-    try:
-        with urllib.request.urlopen(url, timeout=5):  # noqa: S310  our own address
-            return True
-    except urllib.error.HTTPError:
-        return True
-    except OSError:
-        return False
 
 
 def _greets(port: int) -> bool:
