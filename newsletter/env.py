@@ -78,7 +78,7 @@ ESP_BACKENDS: dict[str, tuple[str, str]] = {
     "sendgrid": ("sendgrid", "SENDGRID_API_KEY"),
     "ses": ("amazon_ses", ""),
     "sparkpost": ("sparkpost", "SPARKPOST_API_KEY"),
-    "unisender_go": ("unisender_go", "UNISENDER_GO_API_KEY"),
+    "unisender-go": ("unisender_go", "UNISENDER_GO_API_KEY"),
 }
 
 
@@ -102,7 +102,7 @@ def anymail_settings(url: EmailUrl) -> dict[str, object]:
         return {}
     email_backend(url)
     _, key_setting = ESP_BACKENDS[url.scheme]
-    prefix = "AMAZON_SES" if url.scheme == "ses" else url.scheme.upper()
+    prefix = "AMAZON_SES" if url.scheme == "ses" else url.scheme.upper().replace("-", "_")
     if url.scheme == "ses":
         client = {
             "region_name": url.options.get("region"),
