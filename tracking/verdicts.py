@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import IntEnum
+from functools import lru_cache
 from typing import Literal, NamedTuple
 
 Kind = Literal["open", "click"]
@@ -116,6 +117,7 @@ _SYSTEMS = tuple(
 )
 
 
+@lru_cache(maxsize=4_096)  # clients are few, hits are many
 def client_class(user_agent: str | None) -> str:
     """The class of a client, at most 32 characters, such as `browser:chrome-windows`, `proxy:google` or `library:http`.
 
