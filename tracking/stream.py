@@ -25,6 +25,8 @@ USER_AGENT_LIMIT = 300
 # Groups that may wait for ingest in one stream; past it the edge spools to disk, since the server's memory is finite.
 WAITING_LIMIT = 500_000
 
+# 2020 to 2100: what an edge's clock may say.
+_EARLIEST_MS, _LATEST_MS = 1_577_836_800_000, 4_102_444_800_000
 OPEN, CLICK = 1, 2  # as models.EventKind
 EDGE = "edge"
 
@@ -71,10 +73,23 @@ def decode(payload: str) -> list[Sighting]:
             raise ValueError("a sighting must be a list of ten")
         if not all(isinstance(value, wanted) for value, wanted in zip(item, _TYPES, strict=True)):
             raise ValueError("a sighting holds a value of another kind")
-        found.append(Sighting(*item))
-        if found[-1].kind not in (OPEN, CLICK):
-            raise ValueError("a sighting must be an open or a click")
+        found.append(_checked(Sighting(*item)))
     return found
+
+
+def _checked(sighting: Sighting) -> Sighting:
+    """A sighting whose values fit where they are stored."""
+    if sighting.kind not in (OPEN, CLICK):
+        raise ValueError("a sighting must be an open or a click")
+    if not (0 < sighting.campaign_id < 1 << 32 and 0 < sighting.subscriber_id < 1 << 48):
+        raise ValueError("no delivery has such a key")
+    if not 0 <= (sighting.link or 0) < 1 << 15:
+        raise ValueError("no link has such a number")
+    if not _EARLIEST_MS < sighting.at_ms < _LATEST_MS:
+        raise ValueError("the clock that saw it was wrong")
+    if not sighting.method.isalpha() or not all(isinstance(flag, str) for flag in sighting.flags):
+        raise ValueError("a sighting holds a value of another kind")
+    return sighting
 
 
 class Group(NamedTuple):
@@ -117,6 +132,7 @@ def connect(url: str) -> redis.Redis:
         socket_connect_timeout=TIMEOUT_SECONDS,
         retry=Retry(NoBackoff(), 0),
         decode_responses=True,
+        encoding_errors="replace",  # what is not UTF-8 is not ours; it shall not stop what is
     )
 
 
