@@ -77,6 +77,8 @@ class Campaign(models.Model):
     class Meta:
         verbose_name = _("campaign")
         ordering = ["-id"]
+        # Writing and letting mail go out are two rights; tests are mail too.
+        permissions: ClassVar = [("send_campaign", "Can send campaigns")]
         constraints: ClassVar = [
             models.UniqueConstraint(
                 fields=["list", "number"], name="campaign_number_once", deferrable=models.Deferrable.DEFERRED

@@ -1,0 +1,3 @@
+"""The editor's room: writing, checking, sending and reading the figures."""
+
+from campaigns.admin import campaigns, layouts  # noqa: F401  (registering is their import)
