@@ -28,6 +28,7 @@ class Recorder:
         self._writer = stream.Writer()
         self._spool = spool.Spool(DATA_DIR / "spool")
         self._down_until = 0.0
+        self._timer: threading.Timer | None = None
 
     def record(self, sightings: Sequence[Sighting]) -> None:
         """Return when the sightings are durable. Raises OSError when neither stream nor disk takes them."""
@@ -41,9 +42,21 @@ class Recorder:
                     self._down_until = time.monotonic() + DOWN_SECONDS
                     log.warning("the stream does not answer, opens and clicks go to the spool: %s", error)
                 else:
-                    self._spool.close()  # the ingest task sends what it holds
                     return
             self._spool.append(groups)
+            self._leave_soon()
+
+    def _leave_soon(self) -> None:
+        """Let go of the spool's file after a moment, so that the ingest task may send it though nobody asks again."""
+        if self._timer is None or not self._timer.is_alive():
+            self._timer = threading.Timer(DOWN_SECONDS, self.leave_spool)
+            self._timer.daemon = True
+            self._timer.start()
+
+    def leave_spool(self) -> None:
+        """Close the spool's file; the next failure opens another."""
+        with self._lock:
+            self._spool.close()
 
 
 _recorder: Recorder | None = None

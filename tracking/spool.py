@@ -113,5 +113,8 @@ def _read(file: IO[bytes]) -> Iterator[Group]:
     for line in file:
         if not line.endswith(b"\n"):
             return
-        stream, writer, number, payload = line.decode(errors="replace").rstrip("\n").split(" ", 3)
-        yield Group(int(stream), writer, int(number), payload)
+        try:
+            stream, writer, number, payload = line.decode().rstrip("\n").split(" ", 3)
+            yield Group(int(stream), writer, int(number), payload)
+        except ValueError:
+            log.error("a line of the spool could not be read and is left out: %r", line[:200])
