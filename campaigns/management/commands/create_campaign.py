@@ -4,8 +4,10 @@ from pathlib import Path
 from typing import Any
 
 from django.core.management.base import CommandParser
+from django.db import transaction
 
 from campaigns import composing
+from campaigns.errors import CampaignError
 from campaigns.models import MailTemplate
 from newsletter.commands import JsonCommand, Refusal
 from subscribers.models import List
@@ -13,6 +15,7 @@ from subscribers.models import List
 
 class Command(JsonCommand):
     help = "Make a draft campaign of a list from a Markdown file."
+    refusals = (CampaignError,)
 
     def add_arguments(self, parser: CommandParser) -> None:
         super().add_arguments(parser)
@@ -36,10 +39,11 @@ class Command(JsonCommand):
             raise Refusal(f"The text {options['body']} cannot be read: {error.strerror}.") from error
         except UnicodeDecodeError as error:
             raise Refusal(f"The text {options['body']} is not UTF-8.") from error
-        campaign = composing.create(
-            list=of_list, subject=options["subject"], preheader=options["preheader"], body=body, layout=layout
-        )
-        composing.compile_campaign(campaign)
+        with transaction.atomic():
+            campaign = composing.create(
+                list=of_list, subject=options["subject"], preheader=options["preheader"], body=body, layout=layout
+            )
+            composing.compile_campaign(campaign)  # a text that cannot become a mail leaves no draft behind
         return {"campaign": campaign.pk}
 
     def summary(self, result: dict[str, Any]) -> str:

@@ -1,0 +1,68 @@
+"""A campaign sent by real Celery worker processes, from the command line to the mail server."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from django.core.management import CommandError, call_command
+
+from campaigns.models import Campaign
+from subscribers.models import List, Subscriber
+from tests.conftest import MailServer
+from tests.processes import manage, manage_json, worker
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+@pytest.fixture
+def body(tmp_path: Path) -> str:
+    path = tmp_path / "issue.md"
+    path.write_text("# Hello {{ name }}\n\n[Read](https://shed.example/)\n", encoding="utf-8")
+    return str(path)
+
+
+def test_two_thousand_people_get_exactly_one_mail_each_with_their_own_token(
+    garden: List, subscribe: Callable[..., list[Subscriber]], mail_server: MailServer, body: str
+) -> None:
+    people = subscribe(garden, 2_000)
+    with worker():
+        campaign = manage_json("create_campaign", "--list", "garden", "--subject", "Rain", "--body", body)["campaign"]
+        ended = manage_json("send_campaign", str(campaign), "--wait")
+    assert ended == {"campaign": campaign, "state": "sent"}
+    assert sorted(mail_server.recipients) == sorted(person.email for person in people)
+    assert len({message["List-Unsubscribe"] for message in mail_server.messages}) == 2_000
+    status = manage_json("campaign_status", str(campaign))
+    assert status["state"] == "sent"
+    assert status["deliveries"] == {"accepted": 2_000}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["create_campaign", "--list", "nowhere", "--subject", "x", "--body", "BODY"], "There is no list “nowhere”."),
+        (["create_campaign", "--list", "garden", "--subject", "x", "--body", "/no/such.md"], "cannot be read"),
+        (["create_campaign", "--list", "garden", "--subject", "{{ x", "--body", "BODY"], "never closed"),
+        (["create_campaign", "--list", "garden", "--subject", "x", "--body", "BODY", "--layout", "no"], "no layout"),
+        (["send_campaign", "999"], "There is no campaign 999."),
+        (["send_campaign", "DRAFT"], "Nobody on this list can be mailed."),
+        (["send_campaign", "DRAFT", "--at", "tomorrow"], "is not a time"),
+        (["campaign_status", "999"], "There is no campaign 999."),
+    ],
+)
+def test_bad_input_is_one_clear_line_and_exit_2(
+    garden: List, draft: Callable[..., Campaign], body: str, arguments: list[str], sentence: str
+) -> None:
+    campaign = draft()
+    filled = [{"BODY": body, "DRAFT": str(campaign.pk)}.get(argument, argument) for argument in arguments]
+    with pytest.raises(CommandError, match=re.escape(sentence)) as refused:
+        call_command(*filled, "--json")
+    assert refused.value.returncode == 2
+    assert "\n" not in str(refused.value)
+    assert Campaign.objects.count() == 1
+
+
+def test_a_refusal_in_a_shell_is_one_line_on_standard_error() -> None:
+    done = manage("campaign_status", "999", "--json", check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.strip().splitlines() == ["CommandError: There is no campaign 999."]
