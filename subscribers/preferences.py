@@ -17,7 +17,9 @@ from subscribers.models import ConsentRecord, List, Subscriber, Subscription, Tr
 
 TOLD_TRACKING = {
     TrackingConsent.FULL: _("Which issues you open and which links you follow, so that we see what is worth writing."),
-    TrackingConsent.HYGIENE: _("Kept so that we stop mailing addresses nobody reads; each open replaces the one before."),
+    TrackingConsent.HYGIENE: _(
+        "Kept so that we stop mailing addresses nobody reads; each open replaces the one before."
+    ),
     TrackingConsent.NONE: _("No invisible pictures in the mails, and links lead straight to their target."),
 }
 

@@ -8,6 +8,7 @@ from django.utils.translation import gettext as _
 from email_validator import EmailNotValidError, validate_email
 
 MAX_LENGTH = 254  # octets, RFC 3696 erratum 1690
+MAX_LOCAL = 64  # octets before the @, RFC 5321 section 4.5.3.1.1
 # What nearly all addresses look like. These need none of email-validator's work, which takes 20 times as long.
 _PLAIN = re.compile(
     r"(?=.{1,64}@)[a-z0-9!#$%&'*+/=?^_`{|}~-]+(?:\.[a-z0-9!#$%&'*+/=?^_`{|}~-]+)*"
@@ -45,6 +46,8 @@ def normalise(text: str) -> Address:
     if any(unicodedata.category(character) in {"Cc", "Cs"} for character in text):
         raise InvalidAddress(_("The address holds a line break or another character that no address may hold."))
     local, domain, ascii_domain = _plain(text) or _thorough(text)
+    if len(local.encode()) > MAX_LOCAL:
+        raise InvalidAddress(_("The part before the @-sign has at most %(limit)d characters.") % {"limit": MAX_LOCAL})
     key = f"{_fold(local)}@{ascii_domain}"
     return Address(f"{local}@{domain}", key, _duplicate_hint(key))
 

@@ -11,6 +11,7 @@ from functools import wraps
 
 from django.core.exceptions import BadRequest, SuspiciousOperation
 from django.http import HttpRequest, HttpResponse, HttpResponseBase, QueryDict
+from django.http.multipartparser import MultiPartParserError
 from django.http.request import UnreadablePostError
 from django.shortcuts import get_object_or_404, redirect, render
 from django.utils import timezone
@@ -177,7 +178,7 @@ def _posted(request: HttpRequest) -> QueryDict:
     """The form's fields; none where the body is no form, broken or too big. A one-click POST may hold anything."""
     try:
         return request.POST
-    except (BadRequest, SuspiciousOperation, UnreadablePostError):
+    except (BadRequest, MultiPartParserError, SuspiciousOperation, UnreadablePostError):
         return QueryDict()
 
 

@@ -1,0 +1,3 @@
+"""The admin of people, lists, imports and suppressions; importing a module registers it."""
+
+from subscribers.admin import imports, lists, people, suppressions  # noqa: F401

@@ -1,6 +1,9 @@
 """What the subscribers' tests share: people with a mail in their hands, and the public pages as a client sees them."""
 
 from dataclasses import dataclass
+from email.message import Message
+from urllib.error import HTTPError
+from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 import pytest
 from django.test import Client
@@ -48,3 +51,27 @@ def control_token(campaign_id: int, subscriber_id: int) -> str:
 def browser_client() -> Client:
     """A client that checks CSRF as a browser would meet it, and that lets errors of the server through as a 500."""
     return Client(enforce_csrf_checks=True, raise_request_exception=False)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a server said over the wire."""
+
+    status: int
+    headers: Message
+    text: str
+
+
+class _NoRedirect(HTTPRedirectHandler):
+    def redirect_request(self, *args: object, **kwargs: object) -> None:
+        """A redirect is an answer to look at, like any other."""
+
+
+def fetch(url: str, *, body: bytes | None = None, content_type: str = "application/x-www-form-urlencoded") -> Answer:
+    """One real HTTP request, without cookies; a POST if there is a body. Redirects are not followed."""
+    request = Request(url, data=body, headers={"Content-Type": content_type} if body is not None else {})
+    try:
+        with build_opener(_NoRedirect).open(request, timeout=10) as response:
+            return Answer(response.status, response.headers, response.read().decode())
+    except HTTPError as error:
+        return Answer(error.code, error.headers, error.read().decode())

@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.browser, pytest.mark.django_db(transaction=True)]
 
 PHONE = {"width": 360, "height": 740}
 DESKTOP = {"width": 1200, "height": 800}
-LOOKS: list[tuple[str, dict[str, int], Literal["light", "dark"]]] = [
+LOOKS: list[tuple[str, Any, Literal["light", "dark"]]] = [
     ("phone", PHONE, "light"),
     ("phone", PHONE, "dark"),
     ("desktop", DESKTOP, "light"),
@@ -51,7 +51,9 @@ def pages(garden: List, sender: SenderIdentity, reader: Reader) -> dict[str, str
     """Every public page by name, in each of its states that a GET shows."""
     garden.description = "A letter every Friday about what grows, what does not, and what to do about it."
     garden.save()
-    List.objects.create(slug="niwa", name="庭だより", sender=sender, language="ja", description="季節の庭から、月に一度。")
+    List.objects.create(
+        slug="niwa", name="庭だより", sender=sender, language="ja", description="季節の庭から、月に一度。"
+    )
     waiting = Subscriber.objects.create(email="may@mail.example", email_key="may@mail.example")
     now = timezone.now()
     asked = Subscription.objects.create(list=garden, subscriber=waiting, requested_at=now - timedelta(minutes=1))
@@ -66,9 +68,7 @@ def pages(garden: List, sender: SenderIdentity, reader: Reader) -> dict[str, str
         "home": reverse("subscribers:home"),
         "subscribe": reverse("subscribers:subscribe", args=["garden"]),
         "confirm": reverse("subscribers:confirm", args=[confirmation_token(keyring(), asked.pk, now)]),
-        "confirmed": reverse(
-            "subscribers:confirm", args=[confirmation_token(keyring(), reader.subscription.pk, now)]
-        ),
+        "confirmed": reverse("subscribers:confirm", args=[confirmation_token(keyring(), reader.subscription.pk, now)]),
         "unsubscribe": reverse("subscribers:unsubscribe", args=[reader.token]),
         "unsubscribed": reverse("subscribers:unsubscribe", args=[gone]),
         "preferences": reverse("subscribers:preferences", args=[reader.token]),
@@ -87,15 +87,11 @@ def check(page: Page, name: str) -> None:
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), f"{name} scrolls sideways"
 
 
-@pytest.mark.parametrize(("device", "size", "scheme"), LOOKS)
+@pytest.mark.parametrize("look", LOOKS, ids=lambda look: f"{look[0]}-{look[2]}")
 def test_every_page_is_accessible_in_every_look(
-    chromium: Browser,
-    live_server: LiveServer,
-    pages: dict[str, str],
-    device: str,
-    size: Any,
-    scheme: Literal["light", "dark"],
+    chromium: Browser, live_server: LiveServer, pages: dict[str, str], look: tuple[str, Any, Literal["light", "dark"]]
 ) -> None:
+    device, size, scheme = look
     context = chromium.new_context(viewport=size, color_scheme=scheme)
     foreign: list[str] = []
     complaints: list[str] = []

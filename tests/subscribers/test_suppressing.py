@@ -1,0 +1,32 @@
+"""A suppressed address is known by its hash alone, and stays suppressed."""
+
+import pytest
+
+from subscribers import suppressing
+from subscribers.models import Subscriber, Suppression
+from tests.conftest import NOW
+from tests.subscribers.conftest import Reader
+
+pytestmark = pytest.mark.django_db
+
+
+def test_suppressing_marks_the_person_and_leaves_only_a_hash(reader: Reader) -> None:
+    assert suppressing.suppress("ann@mail.example", reason="complaint", source="feedback loop", now=NOW)
+    reader.subscriber.refresh_from_db()
+    assert reader.subscriber.suppressed_at == NOW
+    row = Suppression.objects.get()
+    assert len(bytes(row.address_hash)) == 32
+    assert b"ann" not in bytes(row.address_hash)
+    assert suppressing.suppressed_among(["ann@mail.example", "bea@mail.example"]) == {"ann@mail.example"}
+
+
+def test_repeating_changes_nothing(reader: Reader) -> None:
+    suppressing.suppress("ann@mail.example", reason="bounce", source="first", now=NOW)
+    assert not suppressing.suppress("ann@mail.example", reason="manual", source="second", now=NOW)
+    assert Suppression.objects.get().source == "first"
+
+
+def test_an_address_that_nobody_knows_can_be_suppressed_too() -> None:
+    assert suppressing.suppress("stranger@mail.example", reason="manual", source="", now=NOW)
+    assert not Subscriber.objects.exists()
+    assert suppressing.is_suppressed("stranger@mail.example")
