@@ -98,7 +98,7 @@ UPDATE subscribers_engagement e SET delivered = bits_clear(e.delivered, %(number
   FROM (SELECT e.subscription_id
           FROM subscribers_engagement e JOIN subscribers_subscription u ON u.id = e.subscription_id
          WHERE u.list_id = %(list)s AND u.subscriber_id = ANY(%(subscribers)s)
-         ORDER BY e.subscription_id FOR UPDATE OF e) held
+         ORDER BY e.subscription_id FOR NO KEY UPDATE OF e) held
  WHERE e.subscription_id = held.subscription_id
 """
 
@@ -112,7 +112,7 @@ WITH sign AS (
 ), held AS (
     SELECT e.subscription_id FROM subscribers_engagement e
      WHERE e.subscription_id IN (SELECT subscription_id FROM sign)
-     ORDER BY e.subscription_id FOR UPDATE
+     ORDER BY e.subscription_id FOR NO KEY UPDATE
 ), withdrawn AS (
     SELECT e.subscription_id, max(sign.opened_at) AS opened_at, max(sign.clicked_at) AS clicked_at,
            bit_or(bits_single(sign.number, length(e.engaged))) AS gone

@@ -50,9 +50,15 @@ class Opportunities:
         """The opportunities as a bit string over issue numbers."""
         return self._mask(self.issues)
 
+    @property
     def masks_after(self) -> list[str]:
-        """For k = 0, 1, … the opportunities after the k-th: what was silent since a sign that fell behind k of them."""
+        """For k = 0, 1, … the opportunities that came after the first k: where silence counts once k have passed."""
         return [self._mask(self.issues[k:]) for k in range(len(self.issues) + 1)]
+
+    @property
+    def passed(self) -> list[int]:
+        """For each issue number from 1 to `width`, how many opportunities have passed with it."""
+        return [sum(issue.number <= number for issue in self.issues) for number in range(1, self.width + 1)]
 
     def _mask(self, issues: Sequence[Issue]) -> str:
         numbers = {issue.number for issue in issues}
@@ -60,7 +66,7 @@ class Opportunities:
 
 
 def at(list_id: int, moment: datetime) -> Opportunities:
-    """The opportunities of a list as they stand at a moment: what was sent later, or too shortly before, is left out."""
+    """The opportunities of a list at a moment: what was sent later, or too shortly before, is left out."""
     settled = moment - timedelta(hours=settings.OPPORTUNITY_HOURS)
     known = sorted(issues_of_list(list_id), key=lambda issue: (issue.sent_at, issue.number))
     closed = [issue for issue in known if issue.tracked and issue.sent_at <= settled]

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from typing import ClassVar
 
 from subscribers import engagement
 from subscribers.engagement import Sign
@@ -44,14 +45,18 @@ def subscribe(
 class Letters:
     """A weekly list with a past: issue 1 went out at START, and so on; people read what `read` says."""
 
-    list: List
+    known: ClassVar[dict[int, list[Issue]]] = {}  # what the registry answers with
+
+    to: List
     issues: list[Issue] = field(default_factory=list)
 
     @classmethod
     def weekly(cls, to: List, count: int) -> "Letters":
         to.issues = count
         to.save(update_fields=["issues"])
-        return cls(to, [Issue(number=n, sent_at=START + WEEK * (n - 1), tracked=True) for n in range(1, count + 1)])
+        made = cls(to, [Issue(number=n, sent_at=START + WEEK * (n - 1), tracked=True) for n in range(1, count + 1)])
+        cls.known[to.pk] = made.issues
+        return made
 
     def sent_at(self, number: int) -> datetime:
         return self.issues[number - 1].sent_at
@@ -63,10 +68,10 @@ class Letters:
 
     def deliver(self, people: Sequence[Subscription], numbers: Sequence[int] | None = None) -> None:
         for number in numbers or [issue.number for issue in self.issues]:
-            engagement.record_delivered(self.list.pk, number, [person.subscriber_id for person in people])
+            engagement.record_delivered(self.to.pk, number, [person.subscriber_id for person in people])
 
     def read(self, person: Subscription, *numbers: int) -> None:
         later = timedelta(hours=2)
         engagement.record_signs(
-            [Sign(self.list.pk, n, person.subscriber_id, "open", self.sent_at(n) + later) for n in numbers]
+            [Sign(self.to.pk, n, person.subscriber_id, "open", self.sent_at(n) + later) for n in numbers]
         )

@@ -55,7 +55,7 @@ def test_what_is_kept_depends_on_the_consent() -> None:
     (unseen,) = subscribe(weekly, "unseen", consent=TrackingConsent.NONE)
     both = [dated.subscriber_id, unseen.subscriber_id]
     engagement.record_delivered(weekly.pk, 1, both)
-    engagement.record_signs([Sign(weekly.pk, 1, one, kind, START) for one in both for kind in ("open", "click")])  # type: ignore[arg-type]
+    engagement.record_signs([Sign(weekly.pk, 1, one, kind, START) for one in both for kind in ("open", "click")])
     assert not Engagement.objects.filter(pk=unseen.pk).exists()
     found = Engagement.objects.get(pk=dated.pk)
     assert (found.delivered, found.engaged, found.clicked_at) == ("0", "0", None)
