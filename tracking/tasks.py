@@ -5,6 +5,7 @@ import time
 
 import redis
 from celery import shared_task
+from django.db import OperationalError
 from django.utils import timezone
 
 from tracking import edge_links, ingesting, retention
@@ -26,8 +27,9 @@ def ingest() -> int:
             if not batch:
                 break
             taken += batch
-    except redis.RedisError as error:
-        log.warning("ingest waits for the stream: %s", error)
+    except (redis.RedisError, OperationalError) as error:
+        # A server is away, or two writers met (a deadlock's victim): nothing was committed, the next run takes it.
+        log.warning("ingest waits: %s", error)
     return taken
 
 
