@@ -69,7 +69,7 @@ class CampaignAdmin(ModelAdmin):
 
     @display(description=gettext_lazy("Recipients"))
     def audience_size(self, campaign: Campaign) -> str:
-        return presenting.number(campaign.audience) if campaign.started_at else "–"
+        return presenting.number(campaign.audience) if campaign.started_at else presenting.NOTHING
 
     @display(description=gettext_lazy("Opened"))
     def opened(self, campaign: Campaign) -> str:

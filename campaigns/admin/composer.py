@@ -32,7 +32,9 @@ MERGE_TAGS = [
 ]
 
 
-def preview_data(campaign: Campaign, *, subscriber_id: int | None = None, mjml: str | None = None) -> dict[str, Any]:
+def preview_data(
+    campaign: Campaign, *, subscriber_id: int | None = None, mjml: str | None = None, dark: bool = False
+) -> dict[str, Any]:
     """The preview as the page's script and its templates take it; `error` is a sentence instead of a mail."""
     try:
         shown = composing.preview(campaign, subscriber_id=subscriber_id, layout_mjml=mjml)
@@ -42,7 +44,7 @@ def preview_data(campaign: Campaign, *, subscriber_id: int | None = None, mjml: 
         "subject": shown.subject,
         "preheader": shown.preheader,
         "sender": campaign.from_identity.name,
-        "document": framed(shown.html),
+        "document": framed(shown.html, dark=dark),
         "text": shown.text,
         "warnings": list(shown.warnings),
     }
@@ -82,7 +84,7 @@ def preview(request: HttpRequest, model_admin: Any) -> HttpResponse:
     if not cleaned.get("list"):
         return JsonResponse({"error": _("Choose a list first: its sender and footer are part of the mail.")})
     draft = Campaign(**{name: cleaned[name] for name in CONTENT_FIELDS if name in cleaned})
-    return JsonResponse(preview_data(draft, subscriber_id=_chosen_reader(request)))
+    return JsonResponse(preview_data(draft, subscriber_id=_chosen_reader(request), dark="preview_dark" in request.POST))
 
 
 def _chosen_reader(request: HttpRequest) -> int | None:

@@ -51,7 +51,7 @@ class CampaignForm(forms.ModelForm[Campaign]):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.fields["sender"].empty_label = _("The list’s own sender")  # type: ignore[attr-defined]
+        self.fields["sender"].empty_label = _("The list’s")  # type: ignore[attr-defined]
         self.fields["layout"].empty_label = _("Plain letter")  # type: ignore[attr-defined]
         if not self.instance.pk and "list" not in self.initial:
             self.initial["list"] = List.objects.values_list("pk", flat=True).first()

@@ -59,7 +59,7 @@ def preview(request: HttpRequest, model_admin: Any) -> HttpResponse:
     """A sample mail in the layout that is being typed; stores nothing."""
     if not (model_admin.has_change_permission(request) or model_admin.has_add_permission(request)):
         raise PermissionDenied
-    return JsonResponse(preview_data(sample(), mjml=request.POST.get("mjml", "")))
+    return JsonResponse(preview_data(sample(), mjml=request.POST.get("mjml", ""), dark="preview_dark" in request.POST))
 
 
 @admin.register(MailTemplate)

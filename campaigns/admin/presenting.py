@@ -8,7 +8,7 @@ from django.utils import timezone
 from django.utils.formats import date_format
 from django.utils.functional import Promise
 from django.utils.html import format_html
-from django.utils.safestring import SafeString
+from django.utils.safestring import SafeString, mark_safe
 from django.utils.text import capfirst
 from django.utils.translation import gettext_lazy as _
 
@@ -25,6 +25,10 @@ TONES: dict[str, str] = {
 }
 # States whose page shows figures; the others are still being written.
 STARTED = (CampaignState.SENDING, CampaignState.PAUSED, CampaignState.SENT, CampaignState.CANCELLED)
+
+
+# A figure that does not exist yet; a phone leaves the line away.
+NOTHING = mark_safe('<span class="nl-none">–</span>')
 
 
 def share(part: int, whole: int) -> str:
@@ -75,10 +79,10 @@ def when(campaign: Campaign) -> str:
     return words % {"at": date_format(timezone.localtime(moment), "j M Y, H:i")}
 
 
-def human_and_raw(campaign: Campaign, human: int, raw: int) -> SafeString | str:
+def human_and_raw(campaign: Campaign, human: int, raw: int) -> SafeString:
     """A human figure, its share of the audience, and beside it the raw one, smaller."""
     if not campaign.started_at:
-        return "–"
+        return NOTHING
     return format_html(
         '<span class="nl-figure">{} <span class="nl-share">{}</span></span><span class="nl-raw" title="{}">{}</span>',
         number(human),

@@ -66,7 +66,7 @@
   // What is not saved yet ------------------------------------------------------------------------------------
   const contentOf = () => {
     const data = new FormData(form);
-    ["csrfmiddlewaretoken", "test_addresses", "preview_as", "loaded"].forEach((name) => data.delete(name));
+    ["csrfmiddlewaretoken", "test_addresses", "preview_as", "preview_dark", "loaded"].forEach((name) => data.delete(name));
     return JSON.stringify([...data]);
   };
   const saved = form.querySelector("[role=alert]") ? "" : contentOf();
