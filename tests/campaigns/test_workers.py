@@ -65,4 +65,4 @@ def test_bad_input_is_one_clear_line_and_exit_2(
 def test_a_refusal_in_a_shell_is_one_line_on_standard_error() -> None:
     done = manage("campaign_status", "999", "--json", check=False)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.strip().splitlines() == ["CommandError: There is no campaign 999."]
+    assert done.stderr.strip().splitlines() == ["Refusal: There is no campaign 999."]
