@@ -49,25 +49,43 @@ _GIF = bytes.fromhex("47494638396101000100800000000000ffffff21f90401000000002c00
 PIXEL = Reply(200, (("content-type", "image/gif"), *_PRIVATE), _GIF)
 
 
+# The look of static/public/public.css, whole in itself: the edge may have a host of its own and serves no files.
+_STYLE = """
+:root { color-scheme: light dark; --paper: #f7f6f1; --ink: #1c231f; --quiet: #545f58; --accent: #166534; }
+@media (prefers-color-scheme: dark) {
+  :root { --paper: #121614; --ink: #e9ece7; --quiet: #a9b3ac; --accent: #86d5a2; }
+}
+body { margin: 0; padding: 0 1.25rem; background: var(--paper); color: var(--ink);
+  font: 1.0625rem/1.6 system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", sans-serif; }
+header, main { max-inline-size: 33rem; margin-inline: auto; }
+header { display: flex; align-items: center; gap: .6rem; padding-block: 1.85rem 0; color: var(--accent);
+  font-weight: 600; }
+svg { inline-size: 1.6rem; block-size: 1.6rem; flex: none; }
+main { padding-block: 2.6rem 3rem; }
+h1 { margin: 0 0 .75rem; font: 600 clamp(1.9rem, 1.5rem + 2vw, 2.5rem)/1.18 "Iowan Old Style", "Palatino Linotype",
+  Palatino, "Book Antiqua", Georgia, "Noto Serif", serif; letter-spacing: -.012em; text-wrap: balance; }
+p { margin: 0; color: var(--quiet); font-size: 1.125rem; text-wrap: pretty; }
+"""
+_MARK = (
+    '<svg viewBox="0 0 32 32" aria-hidden="true" fill="none" stroke="currentColor" stroke-width="2.5" '
+    'stroke-linecap="round" stroke-linejoin="round"><rect x="2.5" y="6.5" width="27" height="20" rx="5"/>'
+    '<path d="m4.5 10 10 8.2a2.4 2.4 0 0 0 3 0L27.5 10"/></svg>'
+)
+
+
 def _page(title: str, text: str) -> bytes:
     return f"""<!doctype html>
 <html lang="en">
+<head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{title}</title>
-<style>
-:root {{ color-scheme: light dark; --page: #f6f7f4; --card: #fff; --text: #1c2420; --soft: #55605a; --line: #dfe4de; }}
-@media (prefers-color-scheme: dark) {{
-  :root {{ --page: #121815; --card: #1b2320; --text: #e9eeea; --soft: #a9b5ae; --line: #2e3934; }}
-}}
-body {{ margin: 0; min-height: 100vh; display: grid; place-items: center; background: var(--page); color: var(--text);
-  font: 1.05rem/1.6 system-ui, sans-serif; }}
-main {{ box-sizing: border-box; width: min(34rem, 100% - 2rem); margin: 2rem 0; padding: 2rem; background: var(--card);
-  border: 1px solid var(--line); border-radius: .75rem; }}
-h1 {{ margin: 0 0 .75rem; font-size: 1.5rem; line-height: 1.25; }}
-p {{ margin: 0; color: var(--soft); }}
-</style>
+<style>{_STYLE}</style>
+</head>
+<body>
+<header>{_MARK}<span>Newsletters</span></header>
 <main><h1>{title}</h1><p>{text}</p></main>
+</body>
 </html>
 """.encode()
 
@@ -77,8 +95,8 @@ NOT_FOUND = Reply(
     _PAGE,
     _page(
         "This link leads nowhere",
-        "It may have been cut in two by a mail program. Open the mail again and follow the link there, or copy the "
-        "whole of it into the address bar.",
+        "Mail programs sometimes cut long links. Please open the mail again and click the link itself, or copy all of "
+        "it.",
     ),
 )
 UNAVAILABLE = Reply(
