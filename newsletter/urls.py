@@ -1,5 +1,6 @@
 """Addresses: each app brings its own; what only a demo has is mounted only there."""
 
+from django.conf import settings
 from django.contrib import admin
 from django.urls import include, path
 
@@ -7,4 +8,7 @@ urlpatterns = [
     path("admin/", admin.site.urls),
     path("", include("subscribers.urls")),
     path("", include("campaigns.urls")),
+    path("", include("tracking.urls")),
 ]
+if settings.DEMO:
+    urlpatterns.append(path("inbox/", include("newsletter.demo.urls")))
