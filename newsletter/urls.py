@@ -11,4 +11,4 @@ urlpatterns = [
     path("", include("tracking.urls")),
 ]
 if settings.DEMO:
-    urlpatterns.append(path("inbox/", include("newsletter.demo.urls")))
+    urlpatterns.append(path("", include("newsletter.demo.urls")))
