@@ -276,7 +276,7 @@ def write_report(path: Path) -> int:
     """Write the refused rows as CSV. Returns their number."""
     path.parent.mkdir(parents=True, exist_ok=True)
     number = 0
-    with path.open("w", encoding="utf-8-sig", newline="") as out:
+    with path.open("w", encoding="utf-8", newline="") as out:
         writer = csv.writer(out)
         writer.writerow(["line", "email", "reason"])
         for line, shown, problem in _refused_rows():

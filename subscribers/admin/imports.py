@@ -1,5 +1,7 @@
 """Uploads of subscribers: a file goes in, a task brings it in, the report says what was refused and why."""
 
+from codecs import BOM_UTF8
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from django import forms
@@ -7,7 +9,7 @@ from django.contrib import admin, messages
 from django.core.exceptions import PermissionDenied
 from django.core.files.uploadedfile import UploadedFile
 from django.db import transaction
-from django.http import FileResponse, Http404, HttpRequest, HttpResponse
+from django.http import Http404, HttpRequest, HttpResponse, StreamingHttpResponse
 from django.shortcuts import get_object_or_404
 from django.urls import URLPattern, path, reverse
 from django.utils.html import format_html
@@ -69,7 +71,7 @@ class ImportAdmin(ModelAdmin[ImportRun]):
         (None, {"fields": ("list", "file_name", "welcome", "source")}),
         (
             gettext_lazy("What became of it"),
-            {"fields": ("shown_state", "imported", "updated", "unchanged", "refused", "message", "report_link")},
+            {"fields": ("state_name", "imported", "updated", "unchanged", "refused", "message", "report_link")},
         ),
         (gettext_lazy("When"), {"fields": ("created_at", "finished_at")}),
     )
@@ -110,14 +112,17 @@ class ImportAdmin(ModelAdmin[ImportRun]):
             response["Refresh"] = "2"
         return response
 
-    def report_view(self, request: HttpRequest, run_id: int) -> FileResponse:
+    def report_view(self, request: HttpRequest, run_id: int) -> StreamingHttpResponse:
         """The CSV of refused rows. It holds addresses, so it is served to editors only, never as a public file."""
         if not self.has_view_permission(request):
             raise PermissionDenied
         run = get_object_or_404(ImportRun, pk=run_id)
         if not run.report:
             raise Http404
-        return FileResponse(run.report.open("rb"), as_attachment=True, filename=f"refused-{run.pk}.csv")
+        # Spreadsheets take a file without the mark for the code page of their country.
+        response = StreamingHttpResponse(chain([BOM_UTF8], run.report.open("rb")), content_type="text/csv")
+        response["Content-Disposition"] = f'attachment; filename="refused-{run.pk}.csv"'
+        return response
 
     @display(description=gettext_lazy("Import"), header=True, ordering="pk")
     def run(self, run: ImportRun) -> list[str]:
@@ -126,6 +131,10 @@ class ImportAdmin(ModelAdmin[ImportRun]):
     @display(description=gettext_lazy("State"), label=_COLOURS)
     def shown_state(self, run: ImportRun) -> tuple[str, str]:
         return run.state, run.get_state_display()
+
+    @display(description=gettext_lazy("State"))
+    def state_name(self, run: ImportRun) -> str:
+        return run.get_state_display()
 
     @display(description=gettext_lazy("File"))
     def file_name(self, run: ImportRun) -> str:

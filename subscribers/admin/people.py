@@ -84,7 +84,7 @@ class SubscriberAdmin(ModelAdmin[Subscriber]):
     paginator = EstimatingPaginator
     actions = None
     inlines = (SubscriptionInline, ConsentInline)
-    filter_horizontal = ("tags",)
+    autocomplete_fields = ("tags",)
     readonly_fields = ("email", "suppressed", "tracking_consent", "duplicates", "created_at")
     fieldsets = (
         (None, {"fields": ("email", "name", "language", "time_zone", "tags")}),

@@ -46,7 +46,7 @@ def counts(found: dict[str, Any]) -> tuple[int, int, int, int]:
 
 
 def refusals(found: dict[str, Any]) -> list[dict[str, str]]:
-    with Path(found["report"]).open(encoding="utf-8-sig", newline="") as report:
+    with Path(found["report"]).open(encoding="utf-8", newline="") as report:
         return list(csv.DictReader(report))
 
 
