@@ -13,6 +13,7 @@ import pytest
 from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import SMTP, Envelope, Session
 from django.conf import LazySettings
+from django.contrib.auth.models import User
 
 from newsletter.env import email_url
 from newsletter.mailing import transports
@@ -94,6 +95,12 @@ def mail_server(settings: LazySettings) -> Iterator[MailServer]:
     transports.transport().close()
     transports.transport.cache_clear()
     controller.stop()
+
+
+@pytest.fixture
+def admin_user(db: None) -> User:
+    """The owner, for pytest-django's `admin_client`; without a password, whose hashing takes a quarter of a second."""
+    return User.objects.create_superuser("admin", "admin@shed.example", first_name="Ada")
 
 
 @pytest.fixture

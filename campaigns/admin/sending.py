@@ -22,6 +22,8 @@ from campaigns.errors import CampaignError
 from campaigns.models import Campaign, CampaignState
 from subscribers import audience
 
+# People come and go while an editor reads; a difference up to the greater of the two needs no second question.
+FEW_MORE, FEW_MORE_PERCENT = 20, 2
 # In the order of the checklist: what stops the send comes first.
 LEVELS = {"blocker": 0, "warning": 1, "ok": 2}
 
@@ -150,6 +152,15 @@ def _refused_as_changed(request: HttpRequest, campaign: Campaign, content: str) 
     return True
 
 
+def _refused_as_grown(request: HttpRequest, campaign: Campaign, shown: int) -> bool:
+    """Whether the list is no longer about as long as the review page showed (an import has run); says so."""
+    now = audience.count(campaign.list_id).recipients
+    if abs(now - shown) <= max(FEW_MORE, shown * FEW_MORE_PERCENT // 100):
+        return False
+    messages.error(request, _("Nothing was sent: the list has changed a lot since this page was shown. Look again."))
+    return True
+
+
 @require_POST
 def send_now(request: HttpRequest, model_admin: Any, campaign_id: int) -> HttpResponse:
     """Let it go, if it is still what the page showed and whoever pressed knows to how many."""
@@ -159,7 +170,9 @@ def send_now(request: HttpRequest, model_admin: Any, campaign_id: int) -> HttpRe
     form = SendNowForm(request.POST)
     if not form.is_valid():
         return _review_page(request, model_admin, campaign, send_form=form)
-    if _refused_as_changed(request, campaign, form.cleaned_data["content"]):
+    if _refused_as_changed(request, campaign, form.cleaned_data["content"]) or _refused_as_grown(
+        request, campaign, form.cleaned_data["shown"]
+    ):
         return redirect("admin:campaigns_campaign_review", campaign.pk)
     return _do(
         request,

@@ -1,0 +1,181 @@
+"""The way out over HTTP: the last question, the hour, and every move with its refusal."""
+
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+from django.conf import LazySettings
+from django.contrib.auth.models import Permission, User
+from django.test import Client
+from django.utils import timezone
+
+from campaigns.admin.forms import fingerprint
+from campaigns.models import Campaign, CampaignState
+from subscribers.models import List, Subscriber
+from tests.campaigns.test_admin_composing import Draft, page, said, typed
+
+pytestmark = pytest.mark.django_db
+
+Subscribe = Callable[..., list[Subscriber]]
+
+
+@pytest.fixture
+def ready(draft: Draft, garden: List, subscribe: Subscribe) -> Campaign:
+    """A draft that may go out to three people."""
+    subscribe(garden, 3)
+    return draft()
+
+
+def answer(campaign: Campaign, shown: int, **more: Any) -> dict[str, Any]:
+    return {"shown": shown, "content": fingerprint(campaign), **more}
+
+
+def state(campaign: Campaign) -> str:
+    campaign.refresh_from_db()
+    return campaign.state
+
+
+def test_reviewing_saves_first_and_says_what_goes_to_whom(admin_client: Client, ready: Campaign) -> None:
+    sent = typed(ready, subject="Sun again", _review="1")
+    response = admin_client.post(page("change", ready.pk), sent, follow=True)
+    html = response.content.decode()
+    assert response.redirect_chain[-1][0] == page("review", ready.pk)
+    assert "Sun again" in html
+    assert "Send to 3 people now" in html
+    assert "The Potting Shed &lt;letters@shed.example&gt;" in html
+    assert state(ready) == CampaignState.DRAFT
+
+
+def test_sending_now_puts_it_on_its_way(admin_client: Client, ready: Campaign) -> None:
+    response = admin_client.post(page("send", ready.pk), answer(ready, 3), follow=True)
+    assert "It is on its way." in said(response)
+    assert state(ready) == CampaignState.SCHEDULED
+    assert ready.scheduled_at is not None
+    assert ready.scheduled_at <= timezone.now()
+
+
+def test_what_was_changed_since_the_question_is_not_sent(admin_client: Client, ready: Campaign) -> None:
+    seen = answer(ready, 3)
+    Campaign.objects.filter(pk=ready.pk).update(body="half a sent")
+    response = admin_client.post(page("send", ready.pk), seen, follow=True)
+    assert "changed since this page was shown" in said(response)
+    assert state(ready) == CampaignState.DRAFT
+
+
+@pytest.mark.parametrize("number", ["", "100", "yes"])
+def test_over_a_thousand_needs_the_number_typed(
+    admin_client: Client, draft: Draft, garden: List, subscribe: Subscribe, number: str
+) -> None:
+    subscribe(garden, 1001)
+    campaign = draft()
+    assert "Type 1,001 to confirm" in admin_client.get(page("review", campaign.pk)).content.decode()
+
+    refused = admin_client.post(page("send", campaign.pk), answer(campaign, 1001, typed=number))
+    assert refused.status_code == 400
+    assert "Nothing was sent" in refused.content.decode()
+    assert state(campaign) == CampaignState.DRAFT
+
+    admin_client.post(page("send", campaign.pk), answer(campaign, 1001, typed="1,001"))
+    assert state(campaign) == CampaignState.SCHEDULED
+
+
+def test_a_list_that_has_grown_past_what_was_shown_is_asked_about_again(
+    admin_client: Client, ready: Campaign, garden: List, subscribe: Subscribe
+) -> None:
+    subscribe(garden, 1100, prefix="late")
+    response = admin_client.post(page("send", ready.pk), answer(ready, 3), follow=True)
+    assert "the list has changed" in said(response)
+    assert state(ready) == CampaignState.DRAFT
+
+
+def test_what_is_red_in_the_checklist_cannot_be_sent(admin_client: Client, draft: Draft) -> None:
+    campaign = draft()
+    html = admin_client.get(page("review", campaign.pk)).content.decode()
+    assert "It cannot be sent yet" in html
+    assert page("send", campaign.pk) not in html
+    response = admin_client.post(page("send", campaign.pk), answer(campaign, 1), follow=True)
+    assert said(response)
+    assert state(campaign) == CampaignState.DRAFT
+
+
+def test_a_campaign_is_scheduled_in_the_sites_time_zone(
+    admin_client: Client, ready: Campaign, settings: LazySettings
+) -> None:
+    settings.TIME_ZONE = "Asia/Tokyo"
+    assert "time zone: Asia/Tokyo" in admin_client.get(page("review", ready.pk)).content.decode()
+    sent = {"content": fingerprint(ready), "at": "2099-03-01T09:00"}
+    admin_client.post(page("schedule", ready.pk), sent)
+    assert state(ready) == CampaignState.SCHEDULED
+    assert ready.scheduled_at == datetime.fromisoformat("2099-03-01T00:00:00Z")
+
+
+@pytest.mark.parametrize(
+    ("at", "sentence"),
+    [("", "Say when"), ("2020-01-01T09:00", "in the past"), ("soon", "valid date")],
+)
+def test_an_hour_that_cannot_be_is_refused_in_place(
+    admin_client: Client, ready: Campaign, at: str, sentence: str
+) -> None:
+    response = admin_client.post(page("schedule", ready.pk), {"content": fingerprint(ready), "at": at})
+    assert response.status_code == 400
+    assert sentence in response.content.decode()
+    assert state(ready) == CampaignState.DRAFT
+
+
+MOVES = [
+    (CampaignState.SCHEDULED, "unschedule", CampaignState.DRAFT),
+    (CampaignState.SCHEDULED, "cancel", CampaignState.CANCELLED),
+    (CampaignState.SENDING, "pause", CampaignState.PAUSED),
+    (CampaignState.SENDING, "cancel", CampaignState.CANCELLED),
+    (CampaignState.PAUSED, "resume", CampaignState.SENDING),
+    (CampaignState.PAUSED, "cancel", CampaignState.CANCELLED),
+]
+
+
+@pytest.mark.parametrize(("before", "action", "after"), MOVES)
+def test_each_legal_move_is_a_button_that_works(
+    admin_client: Client, ready: Campaign, before: CampaignState, action: str, after: CampaignState
+) -> None:
+    now = timezone.now()
+    Campaign.objects.filter(pk=ready.pk).update(state=before, scheduled_at=now + timedelta(days=1), started_at=now)
+    name = "mail" if before == CampaignState.SCHEDULED else "report"
+    assert page("act", ready.pk, action) in admin_client.get(page(name, ready.pk)).content.decode()
+    admin_client.post(page("act", ready.pk, action))
+    assert state(ready) == after
+
+
+ILLEGAL = [
+    (before, action)
+    for before in CampaignState
+    for action in ("unschedule", "pause", "resume", "cancel")
+    if (before, action) not in {(legal, name) for legal, name, _after in MOVES}
+]
+
+
+@pytest.mark.parametrize(("before", "action"), ILLEGAL)
+def test_each_illegal_move_is_a_sentence_and_moves_nothing(
+    admin_client: Client, ready: Campaign, before: CampaignState, action: str
+) -> None:
+    Campaign.objects.filter(pk=ready.pk).update(state=before)
+    response = admin_client.post(page("act", ready.pk, action), follow=True)
+    assert "This campaign cannot be" in said(response)
+    assert page("act", ready.pk, action) not in response.content.decode()
+    assert state(ready) == before
+
+
+def test_an_unknown_action_and_an_unknown_campaign_are_not_found(admin_client: Client, ready: Campaign) -> None:
+    assert admin_client.post(page("act", ready.pk, "explode")).status_code == 404
+    assert admin_client.post(page("act", ready.pk + 1, "cancel")).status_code == 404
+    assert admin_client.get(page("report", ready.pk + 1)).status_code == 404
+
+
+def test_without_the_right_to_send_nothing_leaves(client: Client, ready: Campaign) -> None:
+    user = User.objects.create_user("author", "author@shed.example", is_staff=True)
+    user.user_permissions.set(Permission.objects.filter(codename__in=["change_campaign", "view_campaign"]))
+    client.force_login(user)
+    assert "but not send them" in client.get(page("review", ready.pk)).content.decode()
+    assert client.post(page("send", ready.pk), answer(ready, 3)).status_code == 403
+    assert client.post(page("schedule", ready.pk), {}).status_code == 403
+    assert client.post(page("act", ready.pk, "cancel")).status_code == 403
+    assert state(ready) == CampaignState.DRAFT
