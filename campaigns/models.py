@@ -4,6 +4,7 @@
 index that mentions its state, so that updates stay HOT (DESIGN, data model).
 """
 
+import builtins
 from typing import ClassVar
 
 from django.conf import settings
@@ -65,6 +66,9 @@ class Campaign(models.Model):
     state_reason = models.CharField(max_length=300, blank=True, editable=False)
     origin = models.CharField(max_length=8, choices=Origin.choices, default=Origin.HERE, editable=False)
     external_key = models.CharField(max_length=200, blank=True, editable=False)
+    overrides = models.JSONField(
+        default=builtins.list, editable=False, help_text=_("Codes of preflight's blockers that somebody let pass.")
+    )
     scheduled_at = models.DateTimeField(_("send at"), null=True, blank=True, editable=False)
     started_at = models.DateTimeField(null=True, blank=True, editable=False)
     finished_at = models.DateTimeField(null=True, blank=True, editable=False)

@@ -19,6 +19,13 @@ def count_unsubscribe(campaign_id: int, _subscriber_id: int) -> None:
     CampaignFigures.objects.filter(campaign_id=campaign_id).update(unsubscribed=F("unsubscribed") + 1)
 
 
+def uncount_unsubscribe(campaign_id: int, _subscriber_id: int) -> None:
+    """Somebody took their leaving back."""
+    CampaignFigures.objects.filter(campaign_id=campaign_id, unsubscribed__gt=0).update(
+        unsubscribed=F("unsubscribed") - 1
+    )
+
+
 def issues_of_list(list_id: int) -> Sequence[opportunities.Issue]:
     """The issues of a list that went out, in the order of their numbers."""
     rows = (
@@ -37,4 +44,5 @@ def register() -> None:
     """Called once, by CampaignsConfig.ready."""
     unsubscribing.list_of_campaign = list_of_campaign
     unsubscribing.on_unsubscribed.append(count_unsubscribe)
+    unsubscribing.on_resubscribed.append(uncount_unsubscribe)
     opportunities.issues_of_list = issues_of_list

@@ -1,5 +1,6 @@
 """What an editor may do with a campaign: send, schedule, pause, resume, cancel; and its launch when it is due."""
 
+from collections.abc import Collection
 from datetime import datetime
 
 from django.conf import settings
@@ -14,23 +15,29 @@ from subscribers.models import AuditEntry
 S = CampaignState
 
 
-def send_now(campaign_id: int, *, actor: str = "", now: datetime) -> None:
+def send_now(campaign_id: int, *, actor: str = "", overrides: Collection[str] = (), now: datetime) -> None:
     """Queue a campaign at once; workers launch and send it. Raises CampaignError."""
-    schedule(campaign_id, now, actor=actor, now=now)
+    schedule(campaign_id, now, actor=actor, overrides=overrides, now=now)
 
 
-def schedule(campaign_id: int, at: datetime, *, actor: str = "", now: datetime) -> None:
-    """Let a campaign go out at a time. Raises NotReady with preflight's blockers, WrongState, or CampaignError."""
+def schedule(
+    campaign_id: int, at: datetime, *, actor: str = "", overrides: Collection[str] = (), now: datetime
+) -> None:
+    """Let a campaign go out at a time. Raises NotReady with preflight's blockers, WrongState, or CampaignError.
+
+    `overrides` are codes of blockers that may pass; they are kept with the campaign and stand in the audit log.
+    """
     campaign = get(campaign_id)
     if at < now:
         raise CampaignError("The time lies in the past.")
-    blockers = preflight.blockers(preflight.check(campaign))
+    blockers = preflight.blockers(preflight.check(campaign), overrides=overrides)
     if blockers:
         raise NotReady(blockers)
     with transaction.atomic():
-        if not states.move(campaign_id, to=S.SCHEDULED, from_=(S.DRAFT,), scheduled_at=at, state_reason=""):
+        updates = {"scheduled_at": at, "state_reason": "", "overrides": sorted(overrides)}
+        if not states.move(campaign_id, to=S.SCHEDULED, from_=(S.DRAFT,), **updates):
             raise _wrong(campaign, "sent or scheduled")
-        _audit(actor, "campaign.schedule", campaign, at=at.isoformat())
+        _audit(actor, "campaign.schedule", campaign, at=at.isoformat(), overrides=" ".join(sorted(overrides)))
         if at <= now:
             from campaigns.tasks import launch
 
@@ -57,7 +64,7 @@ def launch(campaign_id: int, *, now: datetime) -> bool:
     found = campaign.first()
     if found is None:
         return False
-    blockers = preflight.blockers(preflight.check(found))
+    blockers = preflight.blockers(preflight.check(found), overrides=found.overrides)
     if blockers:
         reason = " ".join(blockers)[:300]
         states.move(campaign_id, to=S.DRAFT, from_=(S.SCHEDULED,), scheduled_at=None, state_reason=reason)

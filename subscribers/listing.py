@@ -14,11 +14,11 @@ class BadList(ValueError):
     """A list cannot be made so; one sentence for a person."""
 
 
-def create_list(slug: str, *, name: str, sender: str = "") -> tuple[List, bool]:
+def create_list(slug: str, *, name: str, sender: str = "", postal_address: str = "") -> tuple[List, bool]:
     """A list and whether this call made it; one that is there already stays as it is. Raises BadList.
 
-    `sender` is an address (DEFAULT_FROM_EMAIL without one); a sender identity of that address is used or made, still
-    without the postal address that preflight will ask for.
+    `sender` is an address (DEFAULT_FROM_EMAIL without one); a sender identity of that address is used or made, with the
+    postal address that is given or else that of the house's first sender who has one. Preflight asks for a missing one.
     """
     found = List.objects.filter(slug=slug).first()
     if found:
@@ -36,5 +36,11 @@ def create_list(slug: str, *, name: str, sender: str = "") -> tuple[List, bool]:
     with transaction.atomic():
         identity = SenderIdentity.objects.filter(email__iexact=sender).order_by("pk").first()
         if identity is None:
-            identity = SenderIdentity.objects.create(name=name, email=sender, postal_address="")
+            postal_address = " ".join(postal_address.split()) or _postal_address_of_the_house()
+            identity = SenderIdentity.objects.create(name=name, email=sender, postal_address=postal_address)
         return List.objects.get_or_create(slug=slug, defaults={"name": name, "sender": identity})
+
+
+def _postal_address_of_the_house() -> str:
+    known = SenderIdentity.objects.exclude(postal_address="").order_by("pk")
+    return known.values_list("postal_address", flat=True).first() or ""

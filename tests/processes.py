@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import redis
 from django.conf import settings
 from django.db import connection
 
@@ -95,7 +96,9 @@ def running(command: list[str], *, ready: Callable[[str], bool], **more: str) ->
 
 
 def worker(*, processes: int = 2, **more: str) -> contextlib.AbstractContextManager[subprocess.Popen[str]]:
-    """A Celery worker with its pool."""
+    """A Celery worker with its pool; hints that earlier tests left in the broker are gone."""
+    with redis.Redis.from_url(settings.BROKER_URL) as broker:
+        broker.flushdb()
     command = [PYTHON, "-m", "celery", "-A", "newsletter", "worker", "-c", str(processes), "-l", "WARNING"]
     return running([*command, "--without-gossip", "--without-mingle"], ready=lambda line: READY_LINE in line, **more)
 
@@ -104,4 +107,4 @@ def beat(folder: Path, **more: str) -> contextlib.AbstractContextManager[subproc
     """Celery's clock."""
     command = [PYTHON, "-m", "celery", "-A", "newsletter", "beat", "-l", "INFO"]
     files = ["--schedule", str(folder / "schedule"), "--pidfile", str(folder / "beat.pid")]
-    return running([*command, *files], ready=lambda line: "beat: Starting" in line, **more)
+    return running([*command, *files], ready=lambda line: ". maxinterval" in line, **more)
