@@ -16,6 +16,7 @@ import pwd
 import secrets
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -30,6 +31,8 @@ from urllib.parse import quote
 
 import psycopg
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from newsletter import orphans
 
@@ -293,7 +296,8 @@ class Valkey:
         return self._process is not None and self._process.poll() is None
 
     def client(self) -> redis.Redis:
-        return redis.Redis(unix_socket_path=str(self.socket))
+        # redis-py would try ten times, with growing pauses, before it says that nobody listens.
+        return redis.Redis(unix_socket_path=str(self.socket), retry=Retry(NoBackoff(), 0))
 
     def start(self) -> None:
         """Start the server on its data. Raises EngineError."""
@@ -349,14 +353,17 @@ class Valkey:
 
     def stop_orphan(self) -> None:
         """End a server that an earlier, killed start left running on this very socket."""
-        if not self.socket.exists():
-            return
-        with contextlib.suppress(redis.RedisError), self.client() as client:
-            client.shutdown(nosave=True)
-        deadline = time.monotonic() + 5
-        while self.socket.exists() and time.monotonic() < deadline:
+        deadline = time.monotonic() + ORPHAN_SECONDS
+        while self._listens() and time.monotonic() < deadline:
+            with contextlib.suppress(redis.RedisError), self.client() as client:
+                client.shutdown(nosave=True)
             time.sleep(0.02)
         self.socket.unlink(missing_ok=True)
+
+    def _listens(self) -> bool:
+        """Whether a server takes connections; a socket alone may have been left behind by a dead one."""
+        with socket.socket(socket.AF_UNIX) as probe:
+            return probe.connect_ex(str(self.socket)) == 0
 
 
 @dataclass(frozen=True)

@@ -153,7 +153,7 @@ def programs(found: Installation) -> list[Program]:
 
 
 def start_programs(found: Installation, supervisor: Supervisor) -> None:
-    """Start everything and wait until all of it answers, with whatever: a page that fails is in the log. Raises Refusal."""
+    """Start everything and wait until all of it answers; a page that fails is in the log. Raises Refusal."""
     worker_ready = threading.Event()
     waiting: dict[str, Callable[[], bool]] = {
         "web": lambda: status(found.port) is not None,
@@ -246,7 +246,8 @@ def run(port: int) -> int:
                 if not supervisor.asked_to_stop:
                     supervisor.plain(box(found))
                 status = supervisor.run(watch=found.failure)
-            supervisor.say("stopping the engines")
+            if found.postgres or found.valkey:
+                supervisor.say("stopping the engines")
             folder.processes.unlink(missing_ok=True)
     return status
 
