@@ -41,32 +41,38 @@ protections: dict[str, Callable[[int, datetime], Collection[int]]] = {}
 _FAR = datetime(9999, 1, 1, tzinfo=UTC)  # PostgreSQL wants at least one threshold
 
 # One pass over the list's active people. `person` gathers what is known, `weighed` the figures that the rule looks at,
-# `judged` the verdict; the last part returns the people to remove, and one row with a count for every other verdict.
+# `judged` the verdict; the last part returns the people to remove, and one row with a count for each verdict. OFFSET 0
+# keeps the planner from writing each expression out wherever its name is used (2.5 times as slow).
 JUDGE = """
-WITH held AS (
+WITH list AS MATERIALIZED (  -- the arrays, read once and not again for every person
+    SELECT %(sent)s::timestamptz[] AS sent, %(times)s::timestamptz[] AS times, %(masks)s::varbit[] AS masks,
+           %(passed)s::integer[] AS passed, %(closed)s::varbit AS closed
+), held AS (
     SELECT DISTINCT ON (subscriber_id) subscriber_id, reason
       FROM unnest(%(held_ids)s::bigint[], %(held_reasons)s::text[]) AS h (subscriber_id, reason)
 ), person AS (
     SELECT u.id, u.subscriber_id, u.created_at, u.state_since, r.email, r.tracking_consent, r.is_protected, held.reason,
            e.opened_at, e.clicked_at, e.acted_at,
-           bits_and(coalesce(e.delivered, B''), %(closed)s::varbit) AS got,
+           bits_and(coalesce(e.delivered, B''), list.closed) AS got,
            coalesce(e.delivered, B'') AS delivered, coalesce(e.engaged, B'') AS engaged,
            coalesce(bits_last(e.engaged), 0) AS last_read
-      FROM subscribers_subscription u
+      FROM list CROSS JOIN subscribers_subscription u
       JOIN subscribers_subscriber r ON r.id = u.subscriber_id AND r.suppressed_at IS NULL
       LEFT JOIN subscribers_engagement e ON e.subscription_id = u.id
       LEFT JOIN held ON held.subscriber_id = u.subscriber_id
      WHERE u.list_id = %(list)s AND u.state = 'active'
+    OFFSET 0
 ), seen AS (
-    SELECT *,
-           greatest(opened_at, clicked_at, (%(sent)s::timestamptz[])[last_read]) AS read_at,
-           greatest(opened_at, clicked_at, acted_at, (%(sent)s::timestamptz[])[last_read]) AS sign_at,
-           (%(sent)s::timestamptz[])[strpos(got::text, '1')] AS first_at,
+    SELECT person.*,
+           greatest(opened_at, clicked_at, list.sent[last_read]) AS read_at,
+           greatest(opened_at, clicked_at, acted_at, list.sent[last_read]) AS sign_at,
+           list.sent[strpos(got::text, '1')] AS first_at,
            -- Who lets us keep only a date is measured from the day on which they allowed it.
            CASE WHEN tracking_consent = 'hygiene' THEN greatest(created_at, (
                SELECT max(c.at) FROM subscribers_consentrecord c
                 WHERE c.subscriber_id = person.subscriber_id AND c.kind = 'tracking')) END AS dated_from
-      FROM person
+      FROM person, list
+    OFFSET 0
 ), scaled AS (
     SELECT *,
            greatest(sign_at, dated_from) AS dated_since,
@@ -75,15 +81,17 @@ WITH held AS (
            %(at)s - CASE WHEN read_at IS NOT NULL OR acted_at > first_at
                          THEN %(long_window)s::interval ELSE %(window)s::interval END AS window_start
       FROM seen
+    OFFSET 0
 ), weighed AS (
-    SELECT *,
+    SELECT scaled.*,
            CASE WHEN tracking_consent = 'hygiene'
-                THEN %(opportunities)s - width_bucket(dated_since, %(times)s::timestamptz[])
-                ELSE bit_count(bits_and(got, (%(masks)s::varbit[])[1 + greatest(
-                         coalesce(width_bucket(sign_at, %(times)s::timestamptz[]), 0),
-                         coalesce((%(passed)s::integer[])[last_read], 0))]))
+                THEN %(opportunities)s - width_bucket(dated_since, list.times)
+                ELSE bit_count(bits_and(got, list.masks[1 + greatest(
+                         coalesce(width_bucket(sign_at, list.times), 0),
+                         coalesce(list.passed[last_read], 0))]))
            END AS silent
-      FROM scaled
+      FROM scaled, list
+    OFFSET 0
 ), judged AS MATERIALIZED (
     SELECT *, CASE
         WHEN tracking_consent = 'none' THEN 'no_consent'

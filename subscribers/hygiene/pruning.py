@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 PREVIEW_DAYS = 14  # after which a preview no longer says what a run would do
 RUN_EVERY = timedelta(days=7)
-SLICE = 5_000  # people a transaction
+SLICE = 20_000  # people a transaction
 _LOCK = 7_260_302
 
 Kind, State = HygieneRun.Kind, HygieneRun.State
