@@ -16,6 +16,8 @@ environment.load()
 
 # What this installation is -------------------------------------------------------------------------------
 DEMO = env.bool("DEMO", default=False)
+# Where the demo's mail server keeps what it took; the inbox page reads it.
+DEMO_MAILBOX = env.str("DEMO_MAILBOX", default=str(DATA_DIR / "mail"))
 DEBUG = env.bool("DEBUG", default=False)
 SECRET_KEY = env.str("SECRET_KEY", default="")
 # Purposes are derived from these by tokens.py; "id:secret,id:secret", the first signs, all verify.
