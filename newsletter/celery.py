@@ -14,7 +14,7 @@ import time
 
 from billiard import active_children
 from celery import Celery
-from celery.signals import worker_process_init, worker_ready, worker_shutting_down
+from celery.signals import task_prerun, worker_process_init, worker_ready, worker_shutting_down
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "newsletter.settings")
 
@@ -26,6 +26,7 @@ app.config_from_object("django.conf:settings", namespace="CELERY")
 app.autodiscover_tasks()
 
 _told_to_stop: float | None = None
+_is_pool_child = False
 
 
 def stopping() -> bool:
@@ -40,7 +41,16 @@ def _note_stop(*_: object) -> None:
 
 @worker_process_init.connect
 def keep_sigterm_from_killing_tasks(**_: object) -> None:
-    signal.signal(signal.SIGTERM, _note_stop)
+    """Of a pool child's handlers only "ignore" outlives its start: billiard sets its own over any other afterwards."""
+    global _is_pool_child  # noqa: PLW0603
+    _is_pool_child = True
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+@task_prerun.connect
+def hear_sigterm(**_: object) -> None:
+    if _is_pool_child and signal.getsignal(signal.SIGTERM) is signal.SIG_IGN:
+        signal.signal(signal.SIGTERM, _note_stop)
 
 
 @worker_shutting_down.connect
