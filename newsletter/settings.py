@@ -22,6 +22,8 @@ DEBUG = env.bool("DEBUG", default=False)
 SECRET_KEY = env.str("SECRET_KEY", default="")
 # Purposes are derived from these by tokens.py; "id:secret,id:secret", the first signs, all verify.
 TOKEN_KEYS = env.list("TOKEN_KEYS", default=[])
+# Opens the first-run page while there is no owner; one is derived from SECRET_KEY and logged where none is set.
+SETUP_TOKEN = env.str("SETUP_TOKEN", default="")
 # Keyed hash of suppressed addresses. It cannot be rotated (the addresses are gone), so it stands apart.
 SUPPRESSION_KEY = env.str("SUPPRESSION_KEY", default="")
 if not (SECRET_KEY and TOKEN_KEYS and SUPPRESSION_KEY):
@@ -49,6 +51,8 @@ if TRUSTED_PROXIES:
     SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
 SECURE_REFERRER_POLICY = "same-origin"
 X_FRAME_OPTIONS = "SAMEORIGIN"
+# The composer shows its preview in a frame of this very site.
+SILENCED_SYSTEM_CHECKS = ["security.W019"]
 
 # Applications --------------------------------------------------------------------------------------------
 INSTALLED_APPS = [
