@@ -6,6 +6,7 @@ from django.urls import include, path
 
 urlpatterns = [
     path("admin/", admin.site.urls),
+    path("setup/", include("newsletter.firstrun.urls")),
     path("", include("subscribers.urls")),
     path("", include("campaigns.urls")),
     path("", include("tracking.urls")),

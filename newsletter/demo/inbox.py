@@ -14,6 +14,7 @@ from email.parser import BytesHeaderParser
 from email.utils import parseaddr
 from http.client import HTTPException
 from typing import Any
+from zlib import crc32
 
 from newsletter.mailserver import Mailbox, Message
 
@@ -38,7 +39,21 @@ class Envelope:
 
     @property
     def initial(self) -> str:
-        return next((letter.upper() for letter in self.sender if letter.isalnum()), "?")
+        """Of the sender; an article says nothing."""
+        return _initial(self.sender.removeprefix("The "))
+
+    @property
+    def face(self) -> str:
+        return _initial(self.recipient)
+
+    @property
+    def hue(self) -> int:
+        """One of four colours, always the same for a recipient."""
+        return crc32(self.recipient.encode()) % 4
+
+
+def _initial(text: str) -> str:
+    return next((letter.upper() for letter in text if letter.isalnum()), "?")
 
 
 @dataclass(frozen=True)
