@@ -71,3 +71,17 @@ def sweep_imports() -> None:
 
 
 # Hygiene ---------------------------------------------------------------------------------------------------
+
+
+@shared_task(name="subscribers.hygiene")
+def hygiene() -> None:
+    """Periodic, hourly: each list's weekly preview or run, when it is due, and whatever a killed run left undone."""
+    from subscribers.hygiene import pruning
+    from subscribers.hygiene.errors import HygieneError
+    from subscribers.models import List
+
+    for list_id in List.objects.values_list("pk", flat=True).order_by("pk"):
+        try:
+            pruning.run_scheduled(list_id, now=timezone.now())
+        except HygieneError as error:
+            log.warning("hygiene of list %s: %s", list_id, error)
