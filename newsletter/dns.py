@@ -20,6 +20,7 @@ from django.utils.translation import gettext as _
 LOOKUP_SECONDS = 3.0  # of one question; all are asked side by side
 REMEMBER_SECONDS = 300
 DKIM_SUFFIX = "_domainkey"
+THIS_MACHINE = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
 class Standing(StrEnum):
@@ -126,7 +127,8 @@ def check_domain(
 
 def check_with(lookup: Lookup, domain: str, *, selector: str, transport: str, smtp_host: str) -> list[Record]:
     """`check_domain` by a lookup of one's own, nothing remembered."""
-    service = SERVICES.get(transport, Service(smtp_host or transport, _relay_mechanism(smtp_host)))
+    own = Service("" if smtp_host in THIS_MACHINE else smtp_host or transport, _relay_mechanism(smtp_host))
+    service = SERVICES.get(transport, own)
     selectors = (selector,) if selector else service.selectors
     with ThreadPoolExecutor(max_workers=4, thread_name_prefix="dns") as pool:
         parts = [
@@ -148,7 +150,7 @@ def ascii_domain(domain: str) -> str:
 
 def _relay_mechanism(smtp_host: str) -> str:
     """How SPF names a relay of one's own: by its name, or by its address."""
-    if not smtp_host or smtp_host in {"localhost", "127.0.0.1", "::1"}:
+    if not smtp_host or smtp_host in THIS_MACHINE:
         return "mx"
     if smtp_host.replace(".", "").isdigit():
         return f"ip4:{smtp_host}"

@@ -47,6 +47,11 @@ class FirstRunForm(forms.Form):
         widget=forms.TextInput(attrs={"autocomplete": "street-address"}),
     )
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        for field in self.fields.values():
+            field.error_messages["required"] = _("Please fill this in.")
+
     def clean_token(self) -> str:
         token = str(self.cleaned_data["token"])
         if not founding.is_setup_token(token):
