@@ -178,7 +178,7 @@ def _doubtful() -> Iterator[Notice]:
 
 
 def _hygiene_notices() -> list[Notice]:
-    waiting = HygieneRun.objects.filter(kind=HygieneRun.Kind.PREVIEW, state=HygieneRun.State.OPEN)
+    waiting = HygieneRun.objects.filter(kind=HygieneRun.Kind.PREVIEW, state=HygieneRun.State.OPEN, removed__gt=0)
     return [
         Notice(
             _("Hygiene of “%s” waits for your approval") % run.list,

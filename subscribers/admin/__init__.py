@@ -1,3 +1,3 @@
 """The admin of people, lists, imports and suppressions; importing a module registers it."""
 
-from subscribers.admin import imports, lists, people, suppressions  # noqa: F401
+from subscribers.admin import hygiene, imports, lists, people, suppressions  # noqa: F401

@@ -67,7 +67,7 @@ WITH list AS MATERIALIZED (  -- the arrays, read once and not again for every pe
            greatest(opened_at, clicked_at, list.sent[last_read]) AS read_at,
            greatest(opened_at, clicked_at, acted_at, list.sent[last_read]) AS sign_at,
            list.sent[strpos(got::text, '1')] AS first_at,
-           -- Who lets us keep only a date is measured from the day on which they allowed it.
+           -- Who lets us keep only a date is measured from the end of that day, or from when they allowed it.
            CASE WHEN tracking_consent = 'hygiene' THEN greatest(created_at, (
                SELECT max(c.at) FROM subscribers_consentrecord c
                 WHERE c.subscriber_id = person.subscriber_id AND c.kind = 'tracking')) END AS dated_from
@@ -85,7 +85,7 @@ WITH list AS MATERIALIZED (  -- the arrays, read once and not again for every pe
 ), weighed AS (
     SELECT scaled.*,
            CASE WHEN tracking_consent = 'hygiene'
-                THEN %(opportunities)s - width_bucket(dated_since, list.times)
+                THEN %(opportunities)s - width_bucket(dated_since + interval '1 day', list.times)
                 ELSE bit_count(bits_and(got, list.masks[1 + greatest(
                          coalesce(width_bucket(sign_at, list.times), 0),
                          coalesce(list.passed[last_read], 0))]))
@@ -117,8 +117,8 @@ UNION ALL
         first_at, CASE WHEN tracking_consent = 'hygiene' THEN dated_since ELSE coalesce(sign_at, first_at) END,
         ever_read, silent, delivered::text, engaged::text
    FROM judged WHERE verdict = 'remove'
-  -- The most certain first: the cap takes from the top.
-  ORDER BY silent DESC, 12, id)
+  -- The most certain first, since the cap takes from the top; of whom only a date is known, little is certain.
+  ORDER BY tracking_consent = 'hygiene', silent DESC, 12, id)
 """
 
 # Whether anybody on the list was seen reading after a moment.

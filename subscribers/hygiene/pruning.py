@@ -23,6 +23,7 @@ from subscribers.models import HygieneEntry, HygieneRun
 log = logging.getLogger(__name__)
 
 PREVIEW_DAYS = 14  # after which a preview no longer says what a run would do
+SCHEDULE = "schedule"  # the actor of what nobody asked for
 RUN_EVERY = timedelta(days=7)
 SLICE = 20_000  # people a transaction
 _LOCK = 7_260_302
@@ -161,7 +162,7 @@ def run_scheduled(list_id: int, *, now: datetime) -> HygieneRun | None:
     """
     runs = HygieneRun.objects.filter(list_id=list_id)
     if runs.filter(kind=Kind.RUN, state=State.RUNNING).exists():
-        return run(list_id, at=now, actor="schedule")
+        return run(list_id, at=now, actor=SCHEDULE)
     if not policies.policy_of(list_id).is_scheduled:
         return None
     approval = needs_approval(list_id)
@@ -169,8 +170,10 @@ def run_scheduled(list_id: int, *, now: datetime) -> HygieneRun | None:
     if runs.filter(kind=kind, at__gt=now - RUN_EVERY).exists():
         return None
     if not approval:
-        return run(list_id, at=now, actor="schedule")
-    made = preview(list_id, at=now, actor="schedule")
+        return run(list_id, at=now, actor=SCHEDULE)
+    made = preview(list_id, at=now, actor=SCHEDULE)
+    older = runs.filter(kind=Kind.PREVIEW, state=State.OPEN, created_by=SCHEDULE).exclude(pk=made.pk)
+    older.update(state=State.STOPPED, message=_("Replaced by preview %(id)d.") % {"id": made.pk})
     log.warning("list %s: hygiene preview %s waits for a person's approval", list_id, made.pk)
     return made
 
@@ -183,6 +186,8 @@ def approvable(preview_id: int, *, list_id: int, at: datetime) -> HygieneRun:
         raise HygieneError(_("There is no preview %(id)d.") % facts)
     if found.list_id != list_id:
         raise HygieneError(_("Preview %(id)d belongs to another list.") % facts)
+    if found.state == State.STOPPED:
+        raise HygieneError(_("Preview %(id)d was replaced by a newer one.") % facts)
     if found.state != State.OPEN:
         raise HygieneError(_("Preview %(id)d was already carried out.") % facts)
     if found.created_at < timezone.now() - timedelta(days=PREVIEW_DAYS):

@@ -213,6 +213,8 @@ def test_the_schedule_previews_until_somebody_approves_then_runs_weekly(letters:
     again = pruning.run_scheduled(letters.to.pk, now=at + week)
     assert again is not None
     assert again.kind == "preview"
+    with pytest.raises(HygieneError, match="replaced by a newer one"):
+        pruning.run(letters.to.pk, at=at + week, approve=seen.pk)
     pruning.run(letters.to.pk, at=at + week, approve=again.pk)
     assert pruning.run_scheduled(letters.to.pk, now=at + week * 2 - timedelta(hours=1)) is None
     made = pruning.run_scheduled(letters.to.pk, now=at + week * 2)
