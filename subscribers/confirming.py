@@ -24,6 +24,7 @@ from django.utils.translation import gettext as _
 
 from newsletter.mailing.keys import keyring
 from newsletter.mailing.tokens import BadToken, confirmation_token, read_confirmation
+from subscribers import engagement
 from subscribers.models import ConsentRecord, Subscription
 
 log = logging.getLogger(__name__)
@@ -74,6 +75,8 @@ def confirm(token: str, *, source: str = "confirmation link", network: str = "",
                 network=network,
                 at=now,
             )
+            # Only a person confirms: who comes back after a hygiene run is not judged by the silence before.
+            engagement.record_action(subscription.pk, now)
     return look(token, now=now)
 
 
