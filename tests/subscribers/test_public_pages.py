@@ -1,8 +1,6 @@
 """Every public page in a real browser: nothing for axe to complain of, on phone and desktop, light and dark."""
 
 import os
-import shutil
-from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
@@ -11,7 +9,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from django.urls import reverse
 from django.utils import timezone
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page
 from pytest_django.live_server_helper import LiveServer
 
 from newsletter.mailing.keys import keyring
@@ -31,24 +29,6 @@ LOOKS: list[tuple[str, Any, Literal["light", "dark"]]] = [
 ]
 # Set to a folder, the tests leave pictures of every page there.
 PICTURES = os.environ.get("PICTURES", "")
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Browser]:
-    program = shutil.which("chromium")
-    if program is None:
-        message = "no chromium on this machine: the public pages are not looked at in a browser"
-        pytest.fail(message) if os.environ.get("CI") == "true" else pytest.skip(message)
-    # Playwright's loop stands in this thread, and Django would take that for asynchronous code.
-    os.environ["DJANGO_ALLOW_ASYNC_UNSAFE"] = "1"
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=program,
-            args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"],
-        )
-        yield browser
-        browser.close()
-    del os.environ["DJANGO_ALLOW_ASYNC_UNSAFE"]
 
 
 @pytest.fixture
@@ -94,10 +74,10 @@ def check(page: Page, name: str) -> None:
 
 @pytest.mark.parametrize("look", LOOKS, ids=lambda look: f"{look[0]}-{look[2]}")
 def test_every_page_is_accessible_in_every_look(
-    chromium: Browser, live_server: LiveServer, pages: dict[str, str], look: tuple[str, Any, Literal["light", "dark"]]
+    browser: Browser, live_server: LiveServer, pages: dict[str, str], look: tuple[str, Any, Literal["light", "dark"]]
 ) -> None:
     device, size, scheme = look
-    context = chromium.new_context(viewport=size, color_scheme=scheme)
+    context = browser.new_context(viewport=size, color_scheme=scheme)
     foreign: list[str] = []
     complaints: list[str] = []
     page = context.new_page()
@@ -128,9 +108,9 @@ def test_every_page_is_accessible_in_every_look(
 
 
 def test_a_reader_leaves_and_returns_by_keyboard_alone_without_scripts(
-    chromium: Browser, live_server: LiveServer, pages: dict[str, str], reader: Reader
+    browser: Browser, live_server: LiveServer, pages: dict[str, str], reader: Reader
 ) -> None:
-    context = chromium.new_context(java_script_enabled=False)
+    context = browser.new_context(java_script_enabled=False)
     page = context.new_page()
     page.goto(live_server.url + pages["unsubscribe"])
     for _step in range(2):  # past the name of the list
@@ -148,9 +128,9 @@ def test_a_reader_leaves_and_returns_by_keyboard_alone_without_scripts(
 
 
 def test_the_sign_up_form_is_walked_in_order_and_the_trap_is_never_met(
-    chromium: Browser, live_server: LiveServer, pages: dict[str, str]
+    browser: Browser, live_server: LiveServer, pages: dict[str, str]
 ) -> None:
-    page = chromium.new_page()
+    page = browser.new_page()
     page.goto(live_server.url + pages["subscribe"])
     walked = []
     for _step in range(4):
@@ -160,8 +140,8 @@ def test_the_sign_up_form_is_walked_in_order_and_the_trap_is_never_met(
     page.close()
 
 
-def test_right_to_left_pages_fit_too(chromium: Browser, live_server: LiveServer, pages: dict[str, str]) -> None:
-    page = chromium.new_page(viewport={"width": 360, "height": 740})
+def test_right_to_left_pages_fit_too(browser: Browser, live_server: LiveServer, pages: dict[str, str]) -> None:
+    page = browser.new_page(viewport={"width": 360, "height": 740})
     for name in ("home", "subscribe", "preferences"):
         page.goto(live_server.url + pages[name])
         page.evaluate("document.documentElement.dir = 'rtl'")

@@ -51,10 +51,10 @@ class Letters:
     issues: list[Issue] = field(default_factory=list)
 
     @classmethod
-    def weekly(cls, to: List, count: int) -> "Letters":
+    def weekly(cls, to: List, count: int, *, start: datetime = START) -> "Letters":
         to.issues = count
         to.save(update_fields=["issues"])
-        made = cls(to, [Issue(number=n, sent_at=START + WEEK * (n - 1), tracked=True) for n in range(1, count + 1)])
+        made = cls(to, [Issue(number=n, sent_at=start + WEEK * (n - 1), tracked=True) for n in range(1, count + 1)])
         cls.known[to.pk] = made.issues
         return made
 

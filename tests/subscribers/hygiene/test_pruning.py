@@ -20,19 +20,19 @@ from subscribers.engagement import Sign
 from subscribers.hygiene import pruning
 from subscribers.hygiene.errors import HygieneError
 from subscribers.models import AuditEntry, HygieneEntry, HygienePolicy, HygieneRun, List, Subscription, TrackingConsent
-from tests.subscribers.hygiene.building import Letters, make_list, subscribe
+from tests.subscribers.hygiene.building import START, Letters, make_list, subscribe
 
 SILENT = tuple(f"silent{n}" for n in range(6))
 ACTIVE, PRUNED = Subscription.State.ACTIVE, Subscription.State.PRUNED
 Outcome = HygieneEntry.Outcome
 
 
-def make_letters(slug: str = "weekly") -> Letters:
+def make_letters(slug: str = "weekly", *, start: datetime = START) -> Letters:
     """A weekly with one reader, one lapsed reader and six people who never read; the cap is no obstacle."""
-    letters = Letters.weekly(make_list(slug), 30)
+    letters = Letters.weekly(make_list(slug), 30, start=start)
     HygienePolicy.objects.create(list=letters.to, cap_percent=90)
-    reader, lapsed = subscribe(letters.to, "reader", "lapsed")
-    letters.deliver([reader, lapsed, *subscribe(letters.to, *SILENT)])
+    reader, lapsed = subscribe(letters.to, "reader", "lapsed", since=start)
+    letters.deliver([reader, lapsed, *subscribe(letters.to, *SILENT, since=start)])
     letters.read(reader, *range(1, 31))
     letters.read(lapsed, 3)
     return letters
