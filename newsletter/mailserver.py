@@ -206,17 +206,18 @@ def running(folder: Path, *, port: int = 0) -> Iterator[Running]:
     listener = listen(port)
     loop = asyncio.new_event_loop()
     stop = asyncio.Event()
-    thread = threading.Thread(target=loop.run_until_complete, args=(serve(listener, folder, stop),), daemon=True)
+
+    def work() -> None:
+        with asyncio.Runner(loop_factory=lambda: loop) as runner:  # ends open sessions, too
+            runner.run(serve(listener, folder, stop))
+
+    thread = threading.Thread(target=work, daemon=True)
     thread.start()
     try:
         yield Running(listener.getsockname()[1], Mailbox(folder))
     finally:
         loop.call_soon_threadsafe(stop.set)
         thread.join()
-        for task in asyncio.all_tasks(loop):
-            task.cancel()
-        loop.run_until_complete(asyncio.sleep(0))
-        loop.close()
 
 
 async def _serve_until_signalled(listener: socket.socket, folder: Path) -> None:
