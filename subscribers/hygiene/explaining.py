@@ -34,8 +34,7 @@ def explained(person: Person, chances: Opportunities, fetches: Mapping[int, str]
 
 def evidence(person: Person, *, chances: Opportunities, fetches: Mapping[int, str]) -> dict[str, Any]:
     """What is kept of a person with a decision: enough to explain it, draw it and take it back."""
-    later = [issue.number for issue in chances.issues if issue.sent_at > person.since or not person.ever_read]
-    fetched = [fetches[number] for number in later if number in fetches and _bit(person.delivered, number)]
+    fetched = _fetched_since(person, chances, fetches) if fetches else []
     return {
         "email": person.email,
         "since": _iso(person.since),
@@ -53,6 +52,12 @@ def evidence(person: Person, *, chances: Opportunities, fetches: Mapping[int, st
         "machines": fetched.count(MACHINE),
         "strip": _strip(person, chances, fetches),
     }
+
+
+def _fetched_since(person: Person, chances: Opportunities, fetches: Mapping[int, str]) -> list[str]:
+    """What machines fetched in the time of silence that the sentence speaks of."""
+    later = (issue.number for issue in chances.issues if issue.sent_at > person.since or not person.ever_read)
+    return [fetches[number] for number in later if number in fetches and _bit(person.delivered, number)]
 
 
 def reason(found: Mapping[str, Any]) -> str:
@@ -119,12 +124,10 @@ def _strip(person: Person, chances: Opportunities, fetches: Mapping[int, str]) -
     """One character an issue, the latest last: r read, a Apple, m machine, s silent, n not sent, x tracking broken."""
     if person.tracking_consent != TrackingConsent.FULL:
         return ""
-    broken = {issue.number for issue in chances.broken}
-    numbers = sorted({issue.number for issue in chances.issues} | broken)[-STRIP_LENGTH:]
-    return "".join(_mark(person, number, broken, fetches) for number in numbers)
+    return "".join(_mark(person, number, chances.broken_numbers, fetches) for number in chances.numbers[-STRIP_LENGTH:])
 
 
-def _mark(person: Person, number: int, broken: set[int], fetches: Mapping[int, str]) -> str:
+def _mark(person: Person, number: int, broken: frozenset[int], fetches: Mapping[int, str]) -> str:
     if _bit(person.engaged, number):
         return "r"
     if not _bit(person.delivered, number):

@@ -7,6 +7,7 @@ campaigns' AppConfig fills in.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import cached_property
 from statistics import quantiles
 
 from django.conf import settings
@@ -49,6 +50,16 @@ class Opportunities:
     def closed_mask(self) -> str:
         """The opportunities as a bit string over issue numbers."""
         return self._mask(self.issues)
+
+    @cached_property
+    def broken_numbers(self) -> frozenset[int]:
+        """The issues that were sent while tracking did not work."""
+        return frozenset(issue.number for issue in self.broken)
+
+    @cached_property
+    def numbers(self) -> list[int]:
+        """All issues that had their time, broken ones included."""
+        return sorted({issue.number for issue in self.issues} | self.broken_numbers)
 
     @property
     def masks_after(self) -> list[str]:

@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 PREVIEW_DAYS = 14  # after which a preview no longer says what a run would do
 SCHEDULE = "schedule"  # the actor of what nobody asked for
 RUN_EVERY = timedelta(days=7)
-SLICE = 20_000  # people a transaction
+SLICE = 10_000  # people a transaction
 _LOCK = 7_260_302
 
 Kind, State = HygieneRun.Kind, HygieneRun.State
@@ -237,6 +237,8 @@ def _begin(
         )
         recording.write_entries(made, found, choice.people)
         recording.write_spared(made, choice.spared)
+        if len(choice.people) > SLICE:
+            recording.refresh_statistics()
     return made
 
 
