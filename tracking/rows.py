@@ -96,7 +96,7 @@ def from_sighting(sighting: Sighting, sent_at: datetime | None) -> Row:
         verdict=Verdict.UNKNOWN,
         is_final=False,
         method=sighting.method.upper()[:8],
-        client=verdicts.client_class(sighting.user_agent),
+        client=verdicts.client_at(sighting.user_agent, sighting.ip),
         network=verdicts.network_class(sighting.ip),
         source=sighting.source[:16],
         flags=" ".join(sorted(sighting.flags))[:64],

@@ -62,7 +62,7 @@ class Evidence:
     at: datetime
     last_at: datetime
     method: str
-    client: str  # client_class()
+    client: str  # client_at()
     network: str  # something that is equal for equal addresses; "" when not known
     link: int | None
     delay_seconds: float | None
@@ -133,6 +133,24 @@ def client_class(user_agent: str | None) -> str:
         return name
     system = next((system for system, pattern in _SYSTEMS if pattern.search(text)), "")
     return f"{name}-{system}" if system else name
+
+
+def client_at(user_agent: str | None, ip: str) -> str:
+    """The class of a client that came from an address.
+
+    A headless browser on the edge's own machine is somebody who tries the product out, not a scanner behind a mail
+    gateway: there it counts as the browser that it is.
+    """
+    if user_agent and "headless" in user_agent.lower() and _is_loopback(ip):
+        user_agent = re.sub("headless", "", user_agent, flags=re.IGNORECASE)
+    return client_class(user_agent)
+
+
+def _is_loopback(ip: str) -> bool:
+    try:
+        return ipaddress.ip_address(ip).is_loopback
+    except ValueError:
+        return False
 
 
 def network_class(ip: str) -> str:
@@ -221,7 +239,7 @@ def _proxy_flag(evidence: Evidence) -> bool:
 def evidence_of(hit: Hit) -> Evidence:
     """The facts of a hit."""
     return Evidence(
-        hit.kind, hit.at, hit.at, hit.method.upper(), client_class(hit.user_agent), hit.ip, hit.link,
+        hit.kind, hit.at, hit.at, hit.method.upper(), client_at(hit.user_agent, hit.ip), hit.ip, hit.link,
         hit.delay_seconds, hit.flags,
     )  # fmt: skip
 

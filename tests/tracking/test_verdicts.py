@@ -135,3 +135,9 @@ def test_every_event_is_judged_with_a_reason_and_order_does_not_matter(hits: lis
         one.reasons and len(client_class(event.user_agent)) <= 32 for one, event in zip(judged, hits, strict=True)
     )
     assert [one.verdict for one in judge(hits[::-1])][::-1] == [one.verdict for one in judged]
+
+
+def test_a_headless_browser_on_this_machine_is_somebody_trying_it_out() -> None:
+    headless = CHROME.replace("Chrome/", "HeadlessChrome/")
+    assert verdicts(hit(user_agent=headless, ip="127.0.0.1")) == [Verdict.HUMAN]
+    assert verdicts(hit(user_agent=headless)) == [Verdict.MACHINE]
