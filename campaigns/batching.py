@@ -4,14 +4,18 @@ A broker message is only a hint that a batch is due. Every statement here is con
 that a message delivered twice, two sweeps or two workers change nothing that is not theirs.
 """
 
+import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
 from django.conf import settings
-from django.db import connection, transaction
+from django.db import DatabaseError, connection, transaction
 from django.db.models import F, Q, QuerySet
+from django.db.models.functions import Now
 
+from campaigns import journal, workers
 from campaigns.models import Batch, Campaign, CampaignState, Delivery, DeliveryState
 
 # A message is sent again when nothing came of the last one for this long; a lost one costs time, not mail.
@@ -28,7 +32,7 @@ WHERE batch.id = (
         SELECT id FROM campaigns_batch
         WHERE id = %(batch)s AND state = 'ready' AND not_before <= %(now)s FOR UPDATE SKIP LOCKED
     ) AND campaign.id = batch.campaign_id AND campaign.state = 'sending'
-RETURNING batch.campaign_id, batch.lease, batch.first_id, batch.last_id
+RETURNING batch.campaign_id, batch.lease, batch.first_id, batch.last_id, batch.leased_until
 """
 
 # Due batches that nobody was told of lately, marked as told in the same statement.
@@ -54,6 +58,7 @@ class Lease:
     number: int
     first_id: int
     last_id: int
+    until: datetime
 
 
 def claim(batch_id: int, *, worker: str, now: datetime) -> Lease | None:
@@ -72,6 +77,36 @@ def renew(lease: Lease, *, now: datetime) -> datetime | None:
         pk=lease.batch_id, lease=lease.number, state=Batch.State.LEASED, leased_until__gt=now
     ).update(leased_until=until)
     return until if kept else None
+
+
+class Heartbeat:
+    """Renews a lease from a thread of its own while a batch is sent, so that a slow server does not cost it."""
+
+    def __init__(self, lease: Lease, *, clock: Callable[[], datetime]) -> None:
+        self.leased_until = lease.until
+        self._lease = lease
+        self._clock = clock
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._beat, name=f"lease {lease.number}", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _beat(self) -> None:
+        while not self._ended.wait(settings.BATCH_LEASE_SECONDS / 3):
+            try:
+                until = renew(self._lease, now=self._clock())
+            except DatabaseError:
+                continue  # the lease holds until its end; the next beat tries again
+            finally:
+                connection.close()
+            if until is None:
+                return
+            self.leased_until = until
 
 
 def give_back(lease: Lease) -> None:
@@ -127,28 +162,53 @@ def due(*, now: datetime) -> list[int]:
 def take_back_expired(*, now: datetime) -> int:
     """Free the batches of workers that died; the number of recipients whose mail nobody can answer for.
 
-    Rows that were being sent become unknown: they may have been accepted, and nobody is mailed twice (promise 1).
+    A worker of this machine whose process is gone is not waited for. Its journal tells which of the rows that were
+    being sent were never begun (they wait again) and which were answered; the others become unknown: they may have
+    been accepted, and nobody is mailed twice (promise 1). Without a journal of this boot all of them are unknown.
     """
     unknown = 0
-    for batch in Batch.objects.filter(state=Batch.State.LEASED, leased_until__lte=now):
-        with transaction.atomic():
-            attempts = batch.attempts + 1
-            aside = attempts >= ATTEMPTS_BEFORE_ASIDE
-            freed = Batch.objects.filter(
-                pk=batch.pk, lease=batch.lease, state=Batch.State.LEASED, leased_until__lte=now
-            ).update(
-                state=Batch.State.ASIDE if aside else Batch.State.READY,
-                attempts=F("attempts") + 1,
-                leased_until=None,
-                enqueued_at=None,
-            )
-            if freed:
-                unknown += (
-                    _rows(batch.campaign_id, batch.pk, batch.first_id, batch.last_id)
-                    .filter(state=DeliveryState.SENDING, lease=batch.lease)
-                    .update(state=DeliveryState.UNKNOWN)
-                )
+    here = workers.here()
+    for batch in Batch.objects.filter(state=Batch.State.LEASED):
+        told = journal.read(batch.lease) if batch.lease else None
+        is_dead = told is not None and workers.is_dead(batch.worker, here=here)
+        if is_dead or (batch.leased_until and batch.leased_until <= now):
+            unknown += _take_back(batch, told)
     return unknown
+
+
+def _take_back(batch: Batch, told: "journal.Told | None") -> int:
+    aside = batch.attempts + 1 >= ATTEMPTS_BEFORE_ASIDE
+    with transaction.atomic():
+        freed = Batch.objects.filter(
+            pk=batch.pk, lease=batch.lease, leased_until=batch.leased_until, state=Batch.State.LEASED
+        ).update(
+            state=Batch.State.ASIDE if aside else Batch.State.READY,
+            attempts=F("attempts") + 1,
+            leased_until=None,
+            enqueued_at=None,
+        )
+        if not freed:
+            return 0
+        sending = _rows(batch.campaign_id, batch.pk, batch.first_id, batch.last_id).filter(
+            state=DeliveryState.SENDING, lease=batch.lease
+        )
+        if told is not None:
+            _believe(sending, told)
+        unknown = sending.update(state=DeliveryState.UNKNOWN)
+    if batch.lease:
+        journal.forget(batch.lease)
+    return unknown
+
+
+def _believe(sending: QuerySet[Delivery], told: "journal.Told") -> None:
+    """Settle what a journal knows: answers as they were, and whatever was never begun back to the queue."""
+    by_state: dict[int, list[int]] = {}
+    for subscriber_id, state in told.answered.items():
+        by_state.setdefault(state, []).append(subscriber_id)
+    for state, people in by_state.items():
+        sent = {"sent_at": Now()} if state == DeliveryState.ACCEPTED else {}
+        sending.filter(subscriber_id__in=people).update(state=state, **sent)
+    sending.exclude(subscriber_id__in=told.begun).update(state=DeliveryState.QUEUED)
 
 
 def finish_campaigns(*, now: datetime) -> list[int]:

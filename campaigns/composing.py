@@ -189,7 +189,7 @@ def send_test(campaign_id: int, addresses: Sequence[str]) -> None:
     recipients = [sample_recipient(0, person) for person in people]
     until = datetime.now(UTC) + timedelta(seconds=30)
     try:
-        reports = [*transport().deliver(personalizer(compiled, 0), recipients, until=until)]
+        reports = [*transport().deliver(personalizer(compiled, 0), recipients, until=lambda: until)]
     except TransportError as error:
         raise CampaignError(str(error)) from error
     refused = [report for report in reports if report.result is not Result.ACCEPTED]

@@ -5,24 +5,31 @@ came of it is written afterwards, so a worker that dies in between leaves `unkno
 """
 
 import json
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
-from django.db import connection, transaction
+from django.db import InterfaceError, OperationalError, connection, transaction
 
 from campaigns import batching, composing
-from campaigns.batching import Lease
+from campaigns.batching import Heartbeat, Lease
+from campaigns.journal import Journal
 from campaigns.models import DeliveryError, DeliveryState, SkipReason
 from newsletter.mailing.personalizing import Recipient
 from newsletter.mailing.tokens import DeliveryKey
 from newsletter.mailing.transports.base import Report, Result, Transport, TransportError
 from subscribers.models import TrackingConsent
 
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
 WINDOW = 100  # rows marked "sending" at once: what a killed worker may leave unknown
 LEASE_MARGIN = timedelta(seconds=20)  # no write starts this close to a lease's end
 RETRY_DELAYS = tuple(timedelta(minutes=minutes) for minutes in (5, 15, 60, 240, 720, 1_440, 1_440))
+DATABASE_AWAY_SECONDS = 0.5
 TRANSPORT_DOWN_DELAY = timedelta(minutes=1)
 
 # Marks the next rows of a batch and says who they are. Whoever may not be mailed any more is skipped in the same
@@ -77,6 +84,14 @@ WHERE delivery.campaign_id = %(campaign)s AND delivery.subscriber_id = told.subs
 """
 
 
+# People whom a lost commit may have marked without our knowing.
+UNMARK = f"""
+UPDATE campaigns_delivery SET state = {DeliveryState.QUEUED}
+WHERE campaign_id = %(campaign)s AND subscriber_id BETWEEN %(first)s AND %(last)s AND batch_id = %(batch)s
+  AND lease = %(lease)s AND state = {DeliveryState.SENDING} AND NOT subscriber_id = ANY(%(known)s::bigint[])
+"""
+
+
 @dataclass
 class Outcome:
     """What a call of send_batch did."""
@@ -88,19 +103,6 @@ class Outcome:
     skipped: int = 0
     is_finished: bool = False
     retry_batch: int | None = None
-
-
-@dataclass(frozen=True)
-class _Window:
-    recipients: list[Recipient]
-    attempts: dict[int, int]
-    skipped: int
-
-
-@dataclass
-class _Tally:
-    outcome: Outcome = field(default_factory=Outcome)
-    longest_wait: int = 0  # attempts of the row that was put off most often
 
 
 def send_batch(
@@ -118,53 +120,182 @@ def send_batch(
     lease = batching.claim(batch_id, worker=worker, now=clock())
     if lease is None:
         return None
-    tally = _Tally()
     personalizer = composing.revision(lease.campaign_id)
-    while True:
-        until = batching.renew(lease, now=clock())
-        if until is None:
-            return tally.outcome
-        if stopping():
-            batching.give_back(lease)
-            return tally.outcome
-        window = _next_window(lease, now=clock())
-        tally.outcome.skipped += window.skipped
-        if not window.recipients and not window.skipped:
-            break
+    with _Sending(lease, clock=clock, stopping=stopping) as sending:
         try:
-            reports = transport.deliver(personalizer, window.recipients, until=until - LEASE_MARGIN)
-            if not _settle(lease, window, reports, tally, clock=clock):
-                break
+            reports = transport.deliver(personalizer, sending, until=sending.until, begins=sending.begins)
+            for report in reports:
+                sending.told(report)
         except TransportError as error:
-            _put_off(lease, window, str(error), now=clock())
-            return tally.outcome
-    return _close(lease, tally, now=clock())
+            log.warning("batch %s waits: %s", batch_id, error)
+            sending.is_interrupted = True
+        sending.settle()
+        return _close(lease, sending, now=clock())
 
 
-def _next_window(lease: Lease, *, now: datetime) -> _Window:
-    parameters: dict[str, Any] = {
-        "batch": lease.batch_id,
-        "lease": lease.number,
-        "campaign": lease.campaign_id,
-        "first": lease.first_id,
-        "last": lease.last_id,
-        "limit": WINDOW,
-        "now": now,
-    }
-    with transaction.atomic(), connection.cursor() as cursor:
+class _Told(NamedTuple):
+    """What became of one person, not written yet."""
+
+    report: Report
+    state: DeliveryState
+    at: datetime
+
+
+class _Sending:
+    """A batch under way: an iterator of people, window by window, and the place where outcomes are told.
+
+    The outcomes of one window are written in the transaction that marks the next, so that a window costs one commit.
+    """
+
+    def __init__(self, lease: Lease, *, clock: Callable[[], datetime], stopping: Callable[[], bool]) -> None:
+        self.lease = lease
+        self.outcome = Outcome()
+        self.longest_wait = 0  # attempts of the row that was put off most often
+        self._clock = clock
+        self.is_told_to_stop = stopping
+        self.is_interrupted = False  # the transport gave people back
+        self._open: dict[int, int] = {}  # people marked as being sent → attempts, until told what became of them
+        self._told: list[_Told] = []
+        self._heartbeat = Heartbeat(lease, clock=clock)
+        self._journal = Journal(lease.number)
+        self.begins: Callable[[DeliveryKey], None] = lambda key: self._journal.begins(key.subscriber_id)
+
+    def __enter__(self) -> "_Sending":
+        self._heartbeat.start()
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        self._heartbeat.stop()
+        # Only what is settled in the ledger may be forgotten; after a failure the sweep reads the journal.
+        if kind is None and not self._told:
+            self._journal.close()
+        else:
+            self._journal.leave()
+
+    def until(self) -> datetime:
+        """No write that could complete a message starts after this moment."""
+        return self._heartbeat.leased_until - LEASE_MARGIN
+
+    def __iter__(self) -> Iterator[Recipient]:
+        while not self.is_told_to_stop() and self._clock() < self.until():
+            people, others = self._next_window()
+            if not people and not others:
+                return
+            yield from people
+
+    def told(self, report: Report) -> None:
+        """Keep what became of one person until it is written."""
+        self._journal.answered([(report.key.subscriber_id, _STATES[report.result])])
+        if report.result is Result.NOT_SENT:
+            self.is_interrupted = True
+        attempts = self._open.pop(report.key.subscriber_id)
+        state = _STATES[report.result]
+        if state is DeliveryState.DEFERRED:
+            if attempts > len(RETRY_DELAYS):
+                state = DeliveryState.FAILED  # put off too often
+            else:
+                self.longest_wait = max(self.longest_wait, attempts)
+        self._told.append(_Told(report, state, self._clock()))
+
+    def settle(self) -> None:
+        """Write what was told; whoever was marked and not told of was never begun.
+
+        It may be lost with the machine: a loss becomes unknown, nobody is mailed twice.
+        """
+        for subscriber_id in list(self._open):
+            self.told(Report(DeliveryKey(self.lease.campaign_id, subscriber_id), Result.NOT_SENT))
+        self._persistently(self._write_only)
+
+    def _write_only(self, cursor: Any) -> None:
+        cursor.execute("SET LOCAL synchronous_commit = off")
+        self._write(cursor)
+
+    def _next_window(self) -> tuple[list[Recipient], int]:
+        """Mark the next people as being sent; they, and how many were skipped instead."""
+        rows = self._persistently(self._write_and_mark)
+        people = [self._recipient(row) for row in rows if row[6] is None]
+        skipped = len(rows) - len(people)
+        self.outcome.skipped += skipped
+        return people, skipped
+
+    def _write_and_mark(self, cursor: Any) -> list[tuple[Any, ...]]:
         # Said aloud, whatever the server's default: this commit is on disk before a byte is written.
         cursor.execute("SET LOCAL synchronous_commit = on")
+        self._write(cursor)
+        parameters: dict[str, Any] = {**self._parameters(), "limit": WINDOW, "now": self._clock()}
         cursor.execute(NEXT_WINDOW, parameters)
-        rows = cursor.fetchall()
-    recipients: list[Recipient] = []
-    attempts: dict[int, int] = {}
-    for subscriber_id, email, name, language, attributes, consent, reason, attempt in rows:
-        if reason is None:
-            key = DeliveryKey(lease.campaign_id, subscriber_id)
-            is_tracked = consent != TrackingConsent.NONE
-            recipients.append(Recipient(key, email, name, language, json.loads(attributes), is_tracked=is_tracked))
-            attempts[subscriber_id] = attempt
-    return _Window(recipients, attempts, skipped=len(rows) - len(recipients))
+        rows: list[tuple[Any, ...]] = cursor.fetchall()
+        return rows
+
+    def _persistently(self, work: Callable[[Any], T]) -> T:
+        """Do it in a transaction, again and again while PostgreSQL is away and the lease holds; outcomes are kept."""
+        failed = False
+        while True:
+            try:
+                with transaction.atomic(), connection.cursor() as cursor:
+                    if failed:
+                        # The commit of a lost connection may have happened: rows marked for nobody wait again.
+                        known = [*self._open, *(told.report.key.subscriber_id for told in self._told)]
+                        cursor.execute(UNMARK, {**self._parameters(), "known": known})
+                    done = work(cursor)
+                    told = len(self._told)
+                self._count(self._told[:told])
+                del self._told[:told]
+                return done
+            except (OperationalError, InterfaceError):
+                failed = True
+                connection.close()
+                if self._clock() >= self.until():
+                    raise
+                time.sleep(DATABASE_AWAY_SECONDS)
+
+    def _parameters(self) -> dict[str, Any]:
+        return {
+            "batch": self.lease.batch_id,
+            "lease": self.lease.number,
+            "campaign": self.lease.campaign_id,
+            "first": self.lease.first_id,
+            "last": self.lease.last_id,
+        }
+
+    def _recipient(self, row: tuple[Any, ...]) -> Recipient:
+        subscriber_id, email, name, language, attributes, consent, _, attempts = row
+        self._open[subscriber_id] = attempts
+        key = DeliveryKey(self.lease.campaign_id, subscriber_id)
+        fields = json.loads(attributes) if attributes != "{}" else {}
+        return Recipient(key, email, name, language, fields, is_tracked=consent != TrackingConsent.NONE)
+
+    def _write(self, cursor: Any) -> None:
+        if not self._told:
+            return
+        cursor.execute(
+            SETTLE,
+            {
+                **self._parameters(),
+                "ids": [told.report.key.subscriber_id for told in self._told],
+                "states": [int(told.state) for told in self._told],
+                "sent": [told.at if told.state is DeliveryState.ACCEPTED else None for told in self._told],
+            },
+        )
+        errors = [told for told in self._told if told.report.result not in {Result.ACCEPTED, Result.NOT_SENT}]
+        DeliveryError.objects.bulk_create(
+            DeliveryError(
+                campaign_id=self.lease.campaign_id,
+                subscriber_id=told.report.key.subscriber_id,
+                at=told.at,
+                code=told.report.code,
+                text=told.report.text,
+                is_permanent=told.state is DeliveryState.FAILED,
+            )
+            for told in errors
+        )
+
+    def _count(self, written: Sequence[_Told]) -> None:
+        states = [told.state for told in written]
+        self.outcome.sent += states.count(DeliveryState.ACCEPTED)
+        self.outcome.failed += states.count(DeliveryState.FAILED)
+        self.outcome.deferred += states.count(DeliveryState.DEFERRED)
+        self.outcome.unknown += states.count(DeliveryState.UNKNOWN)
 
 
 _STATES = {
@@ -176,82 +307,17 @@ _STATES = {
 }
 
 
-def _settle(
-    lease: Lease, window: _Window, reports: Iterable[Report], tally: _Tally, *, clock: Callable[[], datetime]
-) -> bool:
-    """Write what became of a window; False when the transport stopped in the middle of it."""
-    told: list[tuple[Report, datetime]] = []
-    try:
-        told.extend((report, clock()) for report in reports)
-    finally:
-        # Also when the transport raised after some reports: what is known is written.
-        _write(lease, told, window, tally)
-    return not any(report.result is Result.NOT_SENT for report, _ in told)
-
-
-def _write(lease: Lease, told: Sequence[tuple[Report, datetime]], window: _Window, tally: _Tally) -> None:
-    if not told:
-        return
-    states = [_final(report, window, tally) for report, _ in told]
-    parameters: dict[str, Any] = {
-        "campaign": lease.campaign_id,
-        "lease": lease.number,
-        "ids": [report.key.subscriber_id for report, _ in told],
-        "states": [int(state) for state in states],
-        "sent": [at if state is DeliveryState.ACCEPTED else None for state, (_, at) in zip(states, told, strict=True)],
-    }
-    errors = [
-        DeliveryError(
-            campaign_id=lease.campaign_id,
-            subscriber_id=report.key.subscriber_id,
-            at=at,
-            code=report.code,
-            text=report.text,
-            is_permanent=state is DeliveryState.FAILED,
-        )
-        for state, (report, at) in zip(states, told, strict=True)
-        if report.result not in {Result.ACCEPTED, Result.NOT_SENT}
-    ]
-    with transaction.atomic(), connection.cursor() as cursor:
-        cursor.execute(SETTLE, parameters)
-        DeliveryError.objects.bulk_create(errors)
-
-
-def _final(report: Report, window: _Window, tally: _Tally) -> DeliveryState:
-    """The state that a report leads to; a row that was put off too often fails."""
-    state = _STATES[report.result]
-    outcome = tally.outcome
-    if state is DeliveryState.DEFERRED:
-        attempts = window.attempts[report.key.subscriber_id]
-        if attempts > len(RETRY_DELAYS):
-            state = DeliveryState.FAILED
-        else:
-            outcome.deferred += 1
-            tally.longest_wait = max(tally.longest_wait, attempts)
-    if state is DeliveryState.ACCEPTED:
-        outcome.sent += 1
-    elif state is DeliveryState.FAILED:
-        outcome.failed += 1
-    elif state is DeliveryState.UNKNOWN:
-        outcome.unknown += 1
-    return state
-
-
-def _put_off(lease: Lease, window: _Window, reason: str, *, now: datetime) -> None:
-    """The transport is down: nothing was written, so the rows wait again and the batch is tried later."""
-    back = [(Report(recipient.key, Result.NOT_SENT, "", reason), now) for recipient in window.recipients]
-    _write(lease, back, window, _Tally())
-    batching.put_off(lease, until=now + TRANSPORT_DOWN_DELAY)
-
-
-def _close(lease: Lease, tally: _Tally, *, now: datetime) -> Outcome:
+def _close(lease: Lease, sending: _Sending, *, now: datetime) -> Outcome:
     """No row waits, or the campaign is not being sent any more: finish the batch or give it back."""
-    outcome = tally.outcome
+    outcome = sending.outcome
     if outcome.deferred:
-        delay = RETRY_DELAYS[min(tally.longest_wait, len(RETRY_DELAYS)) - 1]
+        delay = RETRY_DELAYS[min(sending.longest_wait, len(RETRY_DELAYS)) - 1]
         outcome.retry_batch = batching.later(lease, at=now + delay)
     if batching.has_rows(lease):
-        batching.give_back(lease)
+        if sending.is_interrupted and not sending.is_told_to_stop():
+            batching.put_off(lease, until=now + TRANSPORT_DOWN_DELAY)
+        else:
+            batching.give_back(lease)
     else:
         batching.finish(lease)
         outcome.is_finished = True

@@ -1,12 +1,10 @@
 """Celery's edge of campaigns. Messages are hints: each task asks the rows what is due, and may be lost or repeated."""
 
-import os
-import socket
 from datetime import UTC, datetime
 
 from celery import shared_task
 
-from campaigns import batching, closing, delivering, scheduling
+from campaigns import batching, closing, delivering, scheduling, workers
 from newsletter.celery import stopping
 from newsletter.mailing.transports import transport
 
@@ -21,8 +19,7 @@ def launch(campaign_id: int) -> None:
 @shared_task(name="campaigns.send_batch")
 def send_batch(batch_id: int) -> None:
     """Send one batch."""
-    worker = f"{socket.gethostname()}:{os.getpid()}"
-    outcome = delivering.send_batch(batch_id, transport=transport(), worker=worker, stopping=stopping)
+    outcome = delivering.send_batch(batch_id, transport=transport(), worker=workers.name(), stopping=stopping)
     if outcome and outcome.is_finished:
         finish()
     elif outcome is None or not stopping():

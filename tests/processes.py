@@ -49,7 +49,7 @@ def manage(*arguments: str, check: bool = True, **more: str) -> subprocess.Compl
 
 def manage_json(*arguments: str, **more: str) -> dict[str, Any]:
     """The JSON object that a command of the contract prints."""
-    printed = manage(*arguments, "--json", **more).stdout.strip().splitlines()
+    printed = manage(*arguments, "--json", check=True, **more).stdout.strip().splitlines()
     answer = json.loads(printed[-1])
     assert isinstance(answer, dict)
     return answer

@@ -1,7 +1,7 @@
 """The story of the product, on real parts, through public edges only: pages, mails, commands, the edge.
 
-Somebody subscribes, gets a letter, reads it, is not mistaken for the scanner that reads it too, and leaves. A year later
-the list is cleaned of people who never read, with a preview, an approval and a way back.
+Somebody subscribes, gets a letter, reads it, is not mistaken for the scanner that reads it too, and leaves. A year
+later the list is cleaned of people who never read, with a preview, an approval and a way back.
 """
 
 import json

@@ -50,6 +50,7 @@ def test_reviewing_saves_first_and_says_what_goes_to_whom(admin_client: Client, 
 def test_sending_now_puts_it_on_its_way(admin_client: Client, ready: Campaign) -> None:
     response = admin_client.post(page("send", ready.pk), answer(ready, 3), follow=True)
     assert "It is on its way." in said(response)
+    assert response.redirect_chain[-1][0] == page("report", ready.pk)
     assert state(ready) == CampaignState.SCHEDULED
     assert ready.scheduled_at is not None
     assert ready.scheduled_at <= timezone.now()
@@ -179,3 +180,10 @@ def test_without_the_right_to_send_nothing_leaves(client: Client, ready: Campaig
     assert client.post(page("schedule", ready.pk), {}).status_code == 403
     assert client.post(page("act", ready.pk, "cancel")).status_code == 403
     assert state(ready) == CampaignState.DRAFT
+
+
+def test_a_campaign_that_could_not_start_says_why_where_it_is_mended(admin_client: Client, ready: Campaign) -> None:
+    Campaign.objects.filter(pk=ready.pk).update(state_reason="The mail has no unsubscribe link.")
+    response = admin_client.get(page("report", ready.pk), follow=True)
+    assert response.redirect_chain[-1][0] == page("change", ready.pk)
+    assert "It was not sent: The mail has no unsubscribe link." in " ".join(response.content.decode().split())

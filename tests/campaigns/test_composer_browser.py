@@ -10,9 +10,11 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from django.contrib.auth.models import User
 from django.test import Client
+from django.utils import timezone
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 from pytest_django.live_server_helper import LiveServer
 
+from campaigns import scheduling
 from campaigns.admin.framing import framed
 from campaigns.models import Campaign, CampaignFigures, CampaignState, Delivery, DeliveryState
 from subscribers.models import List, Subscriber
@@ -133,6 +135,19 @@ def test_each_tool_writes_markdown_around_what_is_selected(look: Look, draft: Dr
     expect(tab.locator("textarea")).to_have_value(written)
 
 
+def test_the_composer_works_without_scripts(look: Look, draft: Draft) -> None:
+    campaign = draft()
+    tab = look(page("change", campaign.pk), java_script_enabled=False)
+    expect(tab.frame_locator("[data-frame]").get_by_role("heading", name="Hello Robin")).to_be_visible()
+    expect(tab.get_by_role("button", name="Bold")).to_be_hidden()
+    tab.locator("textarea").fill("# Without scripts")
+    tab.get_by_role("button", name="Save", exact=True).click()
+    expect(tab.get_by_text("Saved.")).to_be_visible()
+    expect(tab.frame_locator("[data-frame]").get_by_role("heading", name="Without scripts")).to_be_visible()
+    tab.locator("label", has_text="Phone").click()
+    expect(tab.locator("[value=phone]")).to_be_checked()
+
+
 def test_a_mail_cannot_run_anything_in_the_admin(look: Look, draft: Draft) -> None:
     tab = look(page("mail", draft().pk))
     frame = tab.locator("[data-frame]")
@@ -154,7 +169,9 @@ def test_a_campaign_goes_from_the_composer_to_its_report(
     tab.get_by_label("Type 1,001 to confirm").fill("1001")
     tab.get_by_role("button", name="Send to 1,001 people now").click()
     expect(tab.get_by_text("It is on its way.")).to_be_visible()
-    expect(tab.get_by_role("button", name="Back to draft")).to_be_visible()
+    expect(tab.get_by_text("A worker is about to start")).to_be_visible()
+    assert scheduling.launch(Campaign.objects.get().pk, now=timezone.now())
+    expect(tab.locator("[data-audience]")).to_have_text("1,001")
 
 
 def test_the_report_moves_while_mail_goes_out(look: Look, sending: Campaign) -> None:

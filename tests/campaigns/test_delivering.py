@@ -1,19 +1,22 @@
 """Delivering: each recipient gets exactly one mail; what could not be said is unknown; who left is skipped."""
 
-from collections.abc import Callable, Iterator, Sequence
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 
 import pytest
-from django.conf import LazySettings
+from django.conf import LazySettings, settings
 from django.db import connection, connections
 
-from campaigns import batching, closing, composing, delivering, scheduling
+from campaigns import batching, closing, composing, delivering, journal, scheduling, workers
 from campaigns.models import Batch, Campaign, CampaignState, Delivery, DeliveryError, DeliveryState, SkipReason
 from newsletter.env import email_url
 from newsletter.mailing.personalizing import Personalizer, Recipient
+from newsletter.mailing.tokens import DeliveryKey
 from newsletter.mailing.transports import transport_for
-from newsletter.mailing.transports.base import Report, Transport
+from newsletter.mailing.transports.base import Report, Result, Transport
 from subscribers.models import Engagement, List, Subscriber, Subscription
 from tests.conftest import NOW, MailServer
 from tests.engines import engines
@@ -23,9 +26,9 @@ Drafts = Callable[..., Campaign]
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
-def send(batch: Batch, server: MailServer, *, at: datetime = NOW) -> delivering.Outcome | None:
+def send(batch: Batch, server: MailServer, *, at: datetime = NOW, connections: int = 4) -> delivering.Outcome | None:
     """Send a batch as a worker would, at an injected moment."""
-    transport = transport_for(email_url(server.url))
+    transport = transport_for(email_url(f"{server.url}?connections={connections}"))
     try:
         return delivering.send_batch(batch.pk, transport=_Patient(transport), worker="test", clock=lambda: at)
     finally:
@@ -39,9 +42,15 @@ class _Patient:
         self._transport = transport
 
     def deliver(
-        self, personalizer: Personalizer, recipients: Sequence[Recipient], *, until: datetime
+        self,
+        personalizer: Personalizer,
+        recipients: Iterable[Recipient],
+        *,
+        until: Callable[[], datetime],
+        begins: Callable[[DeliveryKey], None] = lambda key: None,
     ) -> Iterator[Report]:
-        return self._transport.deliver(personalizer, recipients, until=until + timedelta(days=3650))
+        later = timedelta(days=3650)
+        return self._transport.deliver(personalizer, recipients, until=lambda: until() + later, begins=begins)
 
     def close(self) -> None:
         self._transport.close()
@@ -193,7 +202,7 @@ def test_a_pause_stops_the_next_window_and_a_resume_sends_the_rest(
                 another_process.execute("UPDATE campaigns_campaign SET state = 'paused' WHERE id = %s", [campaign.pk])
 
     mail_server.on_message = pause_at_the_fifteenth
-    send(batch, mail_server)
+    send(batch, mail_server, connections=1)
     assert len(mail_server.received) == 20, "the window on the wire ends"
     assert send(batch, mail_server) is None
     mail_server.on_message = None
@@ -221,24 +230,116 @@ def test_a_worker_told_to_stop_gives_the_rest_back(
     assert len(set(mail_server.recipients)) == 25
 
 
-def test_the_batch_of_a_dead_worker_is_taken_over_and_its_open_window_is_unknown(
+def mark_a_window(lease: batching.Lease) -> delivering._Sending:
+    """What a worker has done that dies right after: a window is marked, its journal is open."""
+    sending = delivering._Sending(lease, clock=lambda: NOW, stopping=lambda: False)
+    next(iter(sending))
+    return sending
+
+
+def test_the_batch_of_a_dead_worker_is_taken_over_and_its_journal_is_believed(
+    garden: List, subscribe: People, launched: Drafts, mail_server: MailServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(delivering, "WINDOW", 10)
+    people = subscribe(garden, 25)
+    campaign = launched()
+    batch = Batch.objects.get(campaign=campaign)
+    lease = batching.claim(batch.pk, worker="elsewhere", now=NOW)
+    assert lease
+    sending = mark_a_window(lease)
+    for person in people[:4]:
+        sending.begins(DeliveryKey(campaign.pk, person.pk))
+    sending.told(Report(DeliveryKey(campaign.pk, people[0].pk), Result.ACCEPTED))
+    sending.told(Report(DeliveryKey(campaign.pk, people[1].pk), Result.FAILED, "5.1.1", "no such user"))
+    assert batching.take_back_expired(now=NOW) == 0, "the lease still holds"
+    later = NOW + timedelta(seconds=121)
+    assert batching.take_back_expired(now=later) == 2
+    assert batching.take_back_expired(now=later) == 0
+    now = states(campaign)
+    expected = [DeliveryState.ACCEPTED, DeliveryState.FAILED, DeliveryState.UNKNOWN, DeliveryState.UNKNOWN]
+    assert [now[person.pk] for person in people[:4]] == expected
+    assert {now[person.pk] for person in people[4:]} == {DeliveryState.QUEUED}
+    send(batch, mail_server, at=later)
+    assert sorted(mail_server.recipients) == sorted(person.email for person in people[4:])
+
+
+def test_without_a_journal_the_whole_open_window_is_unknown(
     garden: List, subscribe: People, launched: Drafts, mail_server: MailServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(delivering, "WINDOW", 10)
     subscribe(garden, 25)
     campaign = launched()
     batch = Batch.objects.get(campaign=campaign)
-    lease = batching.claim(batch.pk, worker="dead", now=NOW)
+    lease = batching.claim(batch.pk, worker="elsewhere", now=NOW)
     assert lease
-    delivering._next_window(lease, now=NOW)  # it marked a window and died
-    assert batching.take_back_expired(now=NOW) == 0, "the lease still holds"
+    mark_a_window(lease)
+    journal.forget(lease.number)
     later = NOW + timedelta(seconds=121)
     assert batching.take_back_expired(now=later) == 10
-    assert batching.take_back_expired(now=later) == 0
     send(batch, mail_server, at=later)
-    assert len(mail_server.received) == 15
     counts = list(states(campaign).values())
     assert (counts.count(DeliveryState.UNKNOWN), counts.count(DeliveryState.ACCEPTED)) == (10, 15)
+
+
+def test_a_dead_process_of_this_machine_is_not_waited_for(
+    garden: List, subscribe: People, launched: Drafts, mail_server: MailServer
+) -> None:
+    subscribe(garden, 5)
+    campaign = launched()
+    batch = Batch.objects.get(campaign=campaign)
+    ended = subprocess.run(
+        [sys.executable, "-c", "from campaigns import workers; print(workers.name())"],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=settings.BASE_DIR,
+    ).stdout.strip()
+    lease = batching.claim(batch.pk, worker=ended, now=NOW)
+    assert lease
+    mark_a_window(lease)
+    assert batching.take_back_expired(now=NOW) == 0, "nobody is in doubt"
+    send(batch, mail_server)
+    assert len(mail_server.recipients) == 5
+    own = batching.claim(batch.pk, worker=workers.name(), now=NOW)
+    assert own is None
+
+
+def test_a_late_report_of_a_lost_lease_settles_what_was_unknown(
+    garden: List, subscribe: People, launched: Drafts
+) -> None:
+    (person,) = subscribe(garden, 1)
+    campaign = launched()
+    lease = batching.claim(Batch.objects.get(campaign=campaign).pk, worker="slow", now=NOW)
+    assert lease
+    sending = mark_a_window(lease)
+    journal.forget(lease.number)
+    batching.take_back_expired(now=NOW + timedelta(seconds=121))
+    assert states(campaign) == {person.pk: DeliveryState.UNKNOWN}
+    sending.told(Report(DeliveryKey(campaign.pk, person.pk), Result.ACCEPTED))
+    sending.settle()
+    assert states(campaign) == {person.pk: DeliveryState.ACCEPTED}
+
+
+def test_a_database_that_goes_away_costs_nobody_their_outcome(
+    garden: List, subscribe: People, launched: Drafts, mail_server: MailServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(delivering, "WINDOW", 10)
+    monkeypatch.setattr(delivering, "DATABASE_AWAY_SECONDS", 0)
+    subscribe(garden, 35)
+    campaign = launched()
+
+    def cut_every_connection(_: object) -> None:
+        if len(mail_server.received) == 15:
+            with engines.postgres.connect("postgres") as another:
+                another.execute(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s",
+                    [connection.settings_dict["NAME"]],
+                )
+
+    mail_server.on_message = cut_every_connection
+    send(Batch.objects.get(campaign=campaign), mail_server)
+    assert len(mail_server.recipients) == len(set(mail_server.recipients)) == 35
+    assert set(states(campaign).values()) == {DeliveryState.ACCEPTED}
 
 
 def test_the_transport_being_down_loses_nobody(garden: List, subscribe: People, launched: Drafts) -> None:

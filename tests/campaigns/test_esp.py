@@ -8,6 +8,7 @@ from email.parser import BytesParser
 from email.policy import HTTP
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+from urllib.parse import parse_qsl
 
 import pytest
 from django.conf import LazySettings
@@ -58,10 +59,8 @@ def provider(settings: LazySettings) -> Iterator[Provider]:
             if content_type.startswith("multipart/form-data"):
                 for part in BytesParser(policy=HTTP).parsebytes(head + raw).iter_parts():
                     name = part.get_param("name", header="content-disposition")
-                    form.setdefault(str(name), []).append(part.get_payload(decode=True).decode())
+                    form.setdefault(str(name), []).append(bytes(part.get_payload(decode=True)).decode())
             else:
-                from urllib.parse import parse_qsl
-
                 for name, value in parse_qsl(raw.decode()):
                     form.setdefault(name, []).append(value)
             status, body = provider.answer(form)

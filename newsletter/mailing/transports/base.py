@@ -1,6 +1,6 @@
 """What every way out of the house promises, whether it speaks SMTP or an ESP's API."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
@@ -24,7 +24,7 @@ class Result(Enum):
     UNKNOWN = "unknown"  # it may have been accepted; nobody can say
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Report:
     """The result of one recipient with what the server said."""
 
@@ -38,11 +38,19 @@ class Transport(Protocol):
     """Takes a compiled mail and people; says of each person exactly once what became of it."""
 
     def deliver(
-        self, personalizer: Personalizer, recipients: Sequence[Recipient], *, until: datetime
+        self,
+        personalizer: Personalizer,
+        recipients: Iterable[Recipient],
+        *,
+        until: Callable[[], datetime],
+        begins: Callable[[DeliveryKey], None] = lambda key: None,
     ) -> Iterator[Report]:
-        """Send to each recipient, starting no write after `until` (those come back as NOT_SENT).
+        """Send to each recipient, in any order; recipients are asked for as they can be taken.
 
-        Raises TransportError before the first report when nothing can be sent at all.
+        `until` is asked before each write that could complete a message: none starts after that moment (such people
+        come back as NOT_SENT). `begins` is called right before such a write, so that a journal beside the worker can
+        tell afterwards which messages were never begun. Raises TransportError before the first report when nothing
+        can be sent at all.
         """
         ...
 

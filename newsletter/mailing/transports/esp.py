@@ -4,7 +4,8 @@ The providers differ (Anymail 15.2). Those in INLINE take one call for many peop
 the backend's kept HTTP session.
 """
 
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import formataddr
@@ -16,7 +17,7 @@ from django.core.mail import get_connection
 from newsletter.mailing.headers import HeaderError, one_line, wire_address
 from newsletter.mailing.keys import keyring
 from newsletter.mailing.personalizing import PersonalizeError, Personalizer, Recipient
-from newsletter.mailing.tokens import report_token
+from newsletter.mailing.tokens import DeliveryKey, report_token
 from newsletter.mailing.transports.base import Report, Result
 
 METADATA_KEY = "d"  # where the delivery's report token travels; webhooks bring it back
@@ -53,14 +54,21 @@ class EspTransport:
         self._connection = get_connection(backend)
 
     def deliver(
-        self, personalizer: Personalizer, recipients: Sequence[Recipient], *, until: datetime
+        self,
+        personalizer: Personalizer,
+        recipients: Iterable[Recipient],
+        *,
+        until: Callable[[], datetime],
+        begins: Callable[[DeliveryKey], None] = lambda key: None,
     ) -> Iterator[Report]:
         size = min(self._inline.limit, WITHOUT_KEY_LIMIT) if self._inline else 1
-        for start in range(0, len(recipients), size):
-            group = recipients[start : start + size]
-            if datetime.now(UTC) >= until:
-                yield from (Report(late.key, Result.NOT_SENT) for late in recipients[start:])
+        waiting = iter(recipients)
+        while group := list(itertools.islice(waiting, size)):
+            if datetime.now(UTC) >= until():
+                yield from (Report(late.key, Result.NOT_SENT) for late in itertools.chain(group, waiting))
                 return
+            for recipient in group:
+                begins(recipient.key)
             yield from self._call(personalizer, group)
 
     def close(self) -> None:

@@ -1,132 +1,263 @@
-"""SMTP over a kept connection."""
+"""SMTP over several kept connections, served by one selector loop; nothing here waits for one server answer alone."""
 
-import re
+import selectors
 import smtplib
 import ssl
-from collections.abc import Iterator, Sequence
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 
 from newsletter.env import EmailUrl
 from newsletter.mailing.headers import HeaderError
 from newsletter.mailing.personalizing import Message, PersonalizeError, Personalizer, Recipient
+from newsletter.mailing.tokens import DeliveryKey
 from newsletter.mailing.transports.base import Report, Result, TransportError
+from newsletter.mailing.transports.smtp_connection import Connection, Lost
 
-_ENHANCED = re.compile(r"^([245]\.\d{1,3}\.\d{1,3})\b")
+DEFAULT_CONNECTIONS = 8
 CONNECT_SECONDS = 30
-REPLY_SECONDS = 600  # RFC 5321, 4.5.3.2.6: the answer to the final dot
-
-
-def status_code(code: int, text: str) -> str:
-    """The enhanced status code that a reply begins with, else the reply code itself."""
-    found = _ENHANCED.match(text.strip())
-    return found.group(1) if found else str(code)
+REPLY_SECONDS = 300  # RFC 5321, 4.5.3.2: MAIL, RCPT and DATA
+FINAL_SECONDS = 600  # RFC 5321, 4.5.3.2.6: the answer to the final dot
+LOSSES = 10  # connections lost in a row, after which no other is opened and the rest is given back
+IDLE_SECONDS = 240  # servers close idle connections after five minutes; a kept one is given up before
+_TICK = 1.0
 
 
 class SmtpTransport:
-    """One server, one connection, kept until it fails or is closed."""
+    """One server; connections are opened as they can be used and kept until they fail, idle too long, or are closed."""
 
     def __init__(self, url: EmailUrl) -> None:
         self._url = url
-        self._connection: smtplib.SMTP | None = None
+        self._limit = max(1, int(url.options.get("connections", DEFAULT_CONNECTIONS)))
+        self._kept: list[tuple[Connection, float]] = []
 
     def deliver(
-        self, personalizer: Personalizer, recipients: Sequence[Recipient], *, until: datetime
+        self,
+        personalizer: Personalizer,
+        recipients: Iterable[Recipient],
+        *,
+        until: Callable[[], datetime],
+        begins: Callable[[DeliveryKey], None] = lambda key: None,
     ) -> Iterator[Report]:
-        self._connect()
-        for index, recipient in enumerate(recipients):
-            if datetime.now(UTC) >= until:
-                yield from (Report(late.key, Result.NOT_SENT) for late in recipients[index:])
-                return
+        call = _Call(personalizer, recipients, until=until, begins=begins)
+        connections = self._usable(call)
+        if not connections:
+            connections.append(self._connect(call))
+        with selectors.DefaultSelector() as selector:
             try:
-                message = personalizer.message(recipient)
-            except (PersonalizeError, HeaderError) as error:
-                yield Report(recipient.key, Result.FAILED, "5.6.0", str(error))
-                continue
-            try:
-                report = self._send(message)
-            except TransportError:
-                # The connection went away and cannot be had again: the rest was never begun.
-                yield from (Report(late.key, Result.NOT_SENT) for late in recipients[index:])
-                return
-            yield report
+                yield from self._serve(call, connections, selector)
+            finally:
+                self._keep(connections, call)
 
     def close(self) -> None:
-        if self._connection:
-            try:
-                self._connection.quit()
-            except (OSError, smtplib.SMTPException):
-                self._connection.close()
-        self._connection = None
+        for connection, _ in self._kept:
+            connection.quit()
+        self._kept.clear()
 
-    def _connect(self) -> smtplib.SMTP:
-        if self._connection:
-            return self._connection
+    # The loop ------------------------------------------------------------------------------------------------------
+
+    def _serve(
+        self, call: "_Call", connections: list[Connection], selector: selectors.BaseSelector
+    ) -> Iterator[Report]:
+        for connection in connections:
+            self._register(selector, connection)
+        while True:
+            self._begin(call, connections, selector)
+            if call.reports:
+                yield from call.taken()
+            busy = [connection for connection in connections if not connection.is_idle]
+            if not busy:
+                if call.has_more():
+                    # Nobody is left to send the rest: it was never begun.
+                    call.give_up()
+                    yield from call.taken()
+                return
+            for connection in busy:
+                self._watch(selector, connection)
+            for key, events in selector.select(_TICK):
+                served: Connection = key.data
+                try:
+                    if events & selectors.EVENT_WRITE:
+                        served.flush()
+                    if events & selectors.EVENT_READ:
+                        served.receive()
+                except Lost:
+                    selector.unregister(key.fileobj)
+                    connections.remove(served)
+            self._end_silent(connections, selector)
+            if call.reports:
+                yield from call.taken()
+
+    def _begin(self, call: "_Call", connections: list[Connection], selector: selectors.BaseSelector) -> None:
+        """Give idle connections something to do, and open another where all are busy and more is to be sent."""
+        for connection in list(connections):
+            if connection.is_idle and not connection.is_closed:
+                try:
+                    if not connection.begin():
+                        return
+                except Lost:
+                    selector.unregister(connection)
+                    connections.remove(connection)
+        while len(connections) < self._limit and call.may_open_another and call.has_more():
+            try:
+                connection = self._connect(call)
+            except TransportError:
+                # A server that allows fewer connections, or is going down: make do with those there are.
+                call.may_open_another = False
+                return
+            connections.append(connection)
+            self._register(selector, connection)
+            try:
+                connection.begin()
+            except Lost:
+                selector.unregister(connection)
+                connections.remove(connection)
+
+    @staticmethod
+    def _register(selector: selectors.BaseSelector, connection: Connection) -> None:
+        selector.register(connection, selectors.EVENT_READ, connection)
+
+    @staticmethod
+    def _watch(selector: selectors.BaseSelector, connection: Connection) -> None:
+        """Ask for room to write only while something waits to be written."""
+        wanted = selectors.EVENT_READ | (selectors.EVENT_WRITE if connection.wants_to_write else 0)
+        if selector.get_key(connection).events != wanted:
+            selector.modify(connection, wanted, connection)
+
+    @staticmethod
+    def _end_silent(connections: list[Connection], selector: selectors.BaseSelector) -> None:
+        now = time.monotonic()
+        for connection in list(connections):
+            limit = FINAL_SECONDS if connection.has_final_dot_out else REPLY_SECONDS
+            if not connection.is_idle and now - connection.heard_at > limit:
+                selector.unregister(connection)
+                connections.remove(connection)
+                connection.lost(f"no answer for {limit} seconds")
+
+    # Connections ---------------------------------------------------------------------------------------------------
+
+    def _usable(self, call: "_Call") -> list[Connection]:
+        """Kept connections that are still good, serving this call from now on."""
+        usable: list[Connection] = []
+        for connection, since in self._kept:
+            if time.monotonic() - since > IDLE_SECONDS or not connection.is_fresh():
+                connection.quit()
+            else:
+                call.attach(connection)
+                usable.append(connection)
+        self._kept.clear()
+        return usable
+
+    def _keep(self, connections: list[Connection], call: "_Call") -> None:
+        for connection in connections:
+            if connection.is_idle and not connection.is_closed:
+                self._kept.append((connection, time.monotonic()))
+            else:
+                connection.lost("the call has ended")
+
+    def _connect(self, call: "_Call") -> Connection:
+        """A new connection, greeted, encrypted and logged in. Raises TransportError."""
         host, port = self._url.host or "127.0.0.1", self._url.port
         try:
             if self._url.scheme == "smtps":
-                connection: smtplib.SMTP = smtplib.SMTP_SSL(
-                    host, port or 465, timeout=CONNECT_SECONDS, context=ssl.create_default_context()
-                )
+                context = ssl.create_default_context()
+                server: smtplib.SMTP = smtplib.SMTP_SSL(host, port or 465, timeout=CONNECT_SECONDS, context=context)
             else:
-                connection = smtplib.SMTP(host, port or 25, timeout=CONNECT_SECONDS)
+                server = smtplib.SMTP(host, port or 25, timeout=CONNECT_SECONDS)
             if self._url.flag("starttls"):
-                connection.starttls(context=ssl.create_default_context())
-            connection.ehlo_or_helo_if_needed()
+                server.starttls(context=ssl.create_default_context())
+            server.ehlo_or_helo_if_needed()
             if self._url.username:
-                connection.login(self._url.username, self._url.password)
+                server.login(self._url.username, self._url.password)
         except (OSError, smtplib.SMTPException) as error:
             raise TransportError(f"The mail server {host} cannot be used: {error}") from error
-        assert connection.sock is not None
-        connection.sock.settimeout(REPLY_SECONDS)
-        self._connection = connection
+        assert server.sock is not None
+        connection = Connection(
+            server.sock,
+            pipelining=server.has_extn("pipelining"),
+            eight_bit=server.has_extn("8bitmime"),
+            smtputf8=server.has_extn("smtputf8"),
+        )
+        call.attach(connection)
         return connection
 
-    def _send(self, message: Message) -> Report:
-        """One message in one dialogue. The delivery promise: only a failure after the body's write began is UNKNOWN."""
-        final_dot_begun = False
-        connection = self._connect()
-        if message.needs_smtputf8 and not connection.has_extn("smtputf8"):
-            return Report(message.key, Result.FAILED, "5.6.7", "The mail server takes no such address (SMTPUTF8).")
-        try:
-            refusal = self._envelope(connection, message)
-            if refusal:
-                return refusal
-            final_dot_begun = True
-            # Literals are encoded so that no line starts with a dot: nothing to stuff.
-            connection.send(message.content + b".\r\n")
-            code, reply = connection.getreply()
-        except (OSError, smtplib.SMTPException) as error:
-            self._drop()
-            result = Result.UNKNOWN if final_dot_begun else Result.NOT_SENT
-            return Report(message.key, result, "", f"The connection was lost: {error}")
-        return Report(message.key, Result.ACCEPTED) if code == 250 else self._refused(message, code, reply)
 
-    def _envelope(self, connection: smtplib.SMTP, message: Message) -> Report | None:
-        """MAIL, RCPT and DATA; the refusal, if there is one."""
-        options = ["BODY=8BITMIME"] if connection.has_extn("8bitmime") else []
-        if message.needs_smtputf8:
-            options.append("SMTPUTF8")
-        connection.command_encoding = "utf-8" if message.needs_smtputf8 else "ascii"
-        code, reply = connection.mail(message.mail_from, options)
-        if code == 250:
-            code, reply = connection.rcpt(message.rcpt_to)
-        if code in {250, 251}:
-            code, reply = connection.docmd("DATA")
-        if code == 354:
-            return None
-        report = self._refused(message, code, reply)
-        if self._connection:
-            connection.rset()
-        return report
+class _Call:
+    """One call of deliver: who is next, what has become of whom."""
 
-    def _refused(self, message: Message, code: int, reply: bytes) -> Report:
-        text = reply.decode("utf-8", "replace").replace("\n", " ")[:500]
-        if code == 421 or code < 0:
-            self._drop()
-        result = Result.FAILED if 500 <= code < 600 else Result.DEFERRED
-        return Report(message.key, result, status_code(code, text), f"{code} {text}")
+    def __init__(
+        self,
+        personalizer: Personalizer,
+        recipients: Iterable[Recipient],
+        *,
+        until: Callable[[], datetime],
+        begins: Callable[[DeliveryKey], None],
+    ) -> None:
+        self._personalizer = personalizer
+        self._recipients = iter(recipients)
+        self._until = until
+        self._begins = begins
+        self._ahead: deque[Message] = deque()
+        self._losses = 0  # connections lost since the last answer
+        self._ended = False
+        self.may_open_another = True
+        self.reports: list[Report] = []
 
-    def _drop(self) -> None:
-        if self._connection:
-            self._connection.close()
-        self._connection = None
+    def attach(self, connection: Connection) -> None:
+        connection.next_message = self.next_message
+        connection.may_finish = self._may_finish
+        connection.begins = self._begin
+        connection.report = self._report
+        connection.unsent = self._unsent
+
+    def taken(self) -> list[Report]:
+        """What has come in since the last time."""
+        reports, self.reports = self.reports, []
+        return reports
+
+    def next_message(self) -> Message | None:
+        """The next message that can be written, or None when there is none."""
+        if self._ahead:
+            return self._ahead.popleft()
+        while not self._ended:
+            recipient = next(self._recipients, None)
+            if recipient is None:
+                self._ended = True
+                return None
+            try:
+                return self._personalizer.message(recipient)
+            except (PersonalizeError, HeaderError) as error:
+                self.reports.append(Report(recipient.key, Result.FAILED, "5.6.0", str(error)))
+        return None
+
+    def has_more(self) -> bool:
+        """Whether another message waits; looks one ahead."""
+        if not self._ahead:
+            message = self.next_message()
+            if message is not None:
+                self._ahead.append(message)
+        return bool(self._ahead)
+
+    def give_up(self) -> None:
+        """Say of those who were taken that they were not sent to; no more are asked for."""
+        self._ended = True
+        while self._ahead:
+            self.reports.append(Report(self._ahead.popleft().key, Result.NOT_SENT))
+
+    def _may_finish(self) -> bool:
+        return datetime.now(UTC) < self._until()
+
+    def _begin(self, message: Message) -> None:
+        self._begins(message.key)
+
+    def _report(self, report: Report) -> None:
+        self._losses = 0
+        self.reports.append(report)
+
+    def _unsent(self, message: Message) -> None:
+        """A connection went before the message did: another may take it, unless the server ends one after another."""
+        self._losses += 1
+        if self._losses > LOSSES:
+            self.may_open_another = False
+        self._ahead.append(message)

@@ -10,7 +10,7 @@ from tests.newsletter.mailing.building import LETTER, PLAIN, compiled, person, p
 
 def page(body: str, **more: str) -> str:
     fields = more.pop("fields", None)
-    mail = compiled(body, **more)  # type: ignore[arg-type]
+    mail = compiled(body, **more)
     return personalizer(mail).rendered(person(fields=fields or {}, is_tracked=False)).html
 
 
