@@ -111,7 +111,7 @@ class CampaignAdmin(ModelAdmin):
             campaign.state == CampaignState.DRAFT and self.has_change_permission(request, campaign)
         )
         if campaign is not None and request.method == "GET" and not writable:
-            page = "report" if campaign.state in presenting.STARTED else "mail"
+            page = "report" if presenting.has_report(campaign) else "mail"
             return redirect(f"admin:campaigns_campaign_{page}", campaign.pk)
         response: HttpResponse = super().change_view(request, object_id, form_url, extra_context)
         return response

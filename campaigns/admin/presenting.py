@@ -57,13 +57,25 @@ def number(value: int) -> str:
     return f"{value:,}"
 
 
+def is_starting(campaign: Campaign) -> bool:
+    """Whether a campaign's time has come and a worker is about to freeze its audience."""
+    return bool(
+        campaign.state == CampaignState.SCHEDULED and campaign.scheduled_at and campaign.scheduled_at <= timezone.now()
+    )
+
+
+def has_report(campaign: Campaign) -> bool:
+    """Whether a campaign's page is its report: it has left the house or is at the door."""
+    return campaign.state in STARTED or is_starting(campaign)
+
+
 def badge(campaign: Campaign) -> SafeString:
     """The state as a coloured word, with the reason of a pause behind it."""
     return format_html(
         '<span class="nl-badge nl-badge-{}" title="{}">{}</span>',
-        TONES[campaign.state],
+        "busy" if is_starting(campaign) else TONES[campaign.state],
         campaign.state_reason,
-        capfirst(campaign.get_state_display()),
+        _("Starting") if is_starting(campaign) else capfirst(campaign.get_state_display()),
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from django.core.exceptions import PermissionDenied
 from django.db.models import Count, Max, QuerySet
 from django.http import HttpRequest, HttpResponse, JsonResponse
-from django.shortcuts import get_object_or_404, render
+from django.shortcuts import get_object_or_404, redirect, render
 from django.utils import timezone
 from django.utils.formats import date_format
 from django.utils.functional import Promise
@@ -52,6 +52,8 @@ def _done(status: dict[str, Any]) -> int:
 def report(request: HttpRequest, model_admin: Any, campaign_id: int) -> HttpResponse:
     """The figures of a campaign that has begun to leave."""
     campaign = _campaign(request, model_admin, campaign_id)
+    if not presenting.has_report(campaign):
+        return redirect("admin:campaigns_campaign_change", campaign.pk)
     status = reporting.status(campaign.pk)
     hours = opens_by_hour(campaign)
     context = {
@@ -59,7 +61,8 @@ def report(request: HttpRequest, model_admin: Any, campaign_id: int) -> HttpResp
         **sending.page(request, model_admin, campaign),
         "figures": presenting.funnel(campaign, status),
         "done": _done(status),
-        "is_sending": campaign.state == CampaignState.SENDING,
+        "is_starting": presenting.is_starting(campaign),
+        "is_moving": campaign.state == CampaignState.SENDING or presenting.is_starting(campaign),
         "links": reporting.clicks_by_link(campaign.pk),
         "hours": hours,
         "most_in_an_hour": max((hour.human for hour in hours), default=0),

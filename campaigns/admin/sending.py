@@ -79,7 +79,7 @@ def page(request: HttpRequest, model_admin: Any, campaign: Campaign) -> dict[str
         "campaign": campaign,
         "badge": presenting.badge(campaign),
         "when": presenting.when(campaign),
-        "started": campaign.state in presenting.STARTED,
+        "has_report": presenting.has_report(campaign),
         "may_send": may_send(request),
         "may_copy": model_admin.has_add_permission(request),
         "time_zone": settings.TIME_ZONE,

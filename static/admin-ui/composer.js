@@ -1,7 +1,7 @@
 // The composer's comforts: toolbar, shortcuts, live preview, "not saved yet". Everything else works without this file.
 (() => {
   "use strict";
-  const PREVIEW_DELAY_MS = 300;
+  const PREVIEW_DELAY_MS = 200;
   const form = document.querySelector("[data-composer]");
   if (!form) return;
   const source = form.querySelector("textarea.nl-source");
