@@ -30,15 +30,15 @@ GROUPS: list[tuple[Promise | str, list[Item]]] = [
     (
         _("Hygiene"),
         [
-            (_("Runs"), "cleaning_services", "subscribers_hygienerun_changelist", "subscribers.view_hygienerun"),
-            (_("Policies"), "rule", "subscribers_hygienepolicy_changelist", "subscribers.view_hygienepolicy"),
+            (_("Who no longer reads"), "cleaning_services", "subscribers_hygienerun_changelist", "subscribers.view_hygienerun"),
         ],
     ),
     (
         _("Settings"),
         [
             (_("Senders"), "badge", "subscribers_senderidentity_changelist", "subscribers.view_senderidentity"),
-            (_("People"), "manage_accounts", "auth_user_changelist", "auth.view_user"),
+            (_("Sending domain"), "dns", "setup-domain", "subscribers.view_senderidentity"),
+            (_("Staff"), "manage_accounts", "auth_user_changelist", "auth.view_user"),
             (_("Roles"), "admin_panel_settings", "auth_group_changelist", "auth.view_group"),
         ],
     ),
@@ -60,8 +60,10 @@ def navigation(request: HttpRequest) -> list[dict[str, Any]]:
 
 
 def admin_page(name: str, *arguments: Any) -> str:
-    """The address of an admin page, empty where this installation has none of that name."""
-    try:
-        return reverse(f"admin:{name}", args=arguments)
-    except NoReverseMatch:
-        return ""
+    """The address of an admin page, or of one beside the admin; empty where this installation has none of that name."""
+    for full_name in (f"admin:{name}", name):
+        try:
+            return reverse(full_name, args=arguments)
+        except NoReverseMatch:
+            continue
+    return ""

@@ -21,7 +21,7 @@ PHONE = {"width": 390, "height": 844}
 
 @dataclass(frozen=True)
 class Shot:
-    """One picture: a page, how wide, and in which light."""
+    """One picture: a page (and what is pressed on it: `PATH > WORDS > WORDS`), how wide, and in which light."""
 
     name: str
     path: str
@@ -46,17 +46,12 @@ def context(browser: Browser, shot: Shot, site: str, password: str) -> BrowserCo
 
 
 def take(page: Page, shot: Shot, folder: Path) -> None:
-    page.goto(shot.path)
+    path, *steps = shot.path.split(" > ")
+    page.goto(path)
+    for step in steps:
+        page.locator("main a, main button, #main a, #main button, a, button").filter(has_text=step).first.click()
     page.wait_for_load_state("networkidle")
     page.screenshot(path=folder / f"{shot.name}.png")
-
-
-def first_link(page: Page, path: str, pattern: str) -> str:
-    """The first address on a page that holds a piece of text."""
-    page.goto(path)
-    found = page.locator(f"a[href*='{pattern}']").first.get_attribute("href")
-    assert found, f"{path} links to no {pattern}"
-    return found
 
 
 def main() -> None:
@@ -89,9 +84,14 @@ def asked_for(words: list[str]) -> list[Shot]:
 
 
 def documents() -> list[Shot]:
+    """The pictures of README."""
     return [
         Shot("dashboard", "/admin/"),
+        Shot("composer", "/admin/ > Oil, sand, linseed > Copy as new draft"),
+        Shot("report", "/admin/ > Oil, sand, linseed"),
+        Shot("hygiene", "/admin/subscribers/hygienerun/ > The Leafmould Letter > Make a preview"),
         Shot("phone", "/subscribe/leafmould/", phone=True),
+        Shot("inbox-phone", "/inbox/ > Feeding the birds", phone=True),
     ]
 
 
