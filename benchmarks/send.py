@@ -1,0 +1,181 @@
+"""Messages a second from real Celery workers with the full ledger, against a constant message by the same SMTP code.
+
+    python -m benchmarks.send --recipients 100000 --workers 2 [--sink-delay-ms 20] [--json]
+
+A message is 5 KB of HTML and its text, 5 links, 3 merge tags. The rate counts from the first message at the sink to the
+last. The limit: as many processes as workers send one constant message, without database or personalisation. Beside
+it, a plain Django loop: render, EmailMultiAlternatives, send.
+"""
+
+import argparse
+import contextlib
+import os
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime
+from typing import Any
+
+from benchmarks.harness import Memory, Result, child, free_port, installation, last_json, say, wait_until
+
+BODY = (
+    """# Hello {{ first_name | default: "reader" }}
+
+It rains in {{ city }}. """
+    + " ".join(
+        f"[link {i}](https://shed.example/{i}) and some words that say what there is to read this week in the garden."
+        for i in range(5)
+    )
+    + "\n\n"
+    + "A paragraph about leaves, and what becomes of them when nobody looks. " * 12
+)
+SINKS = 2
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.send", description=__doc__)
+    parser.add_argument("--recipients", type=int, default=100_000)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--connections", type=int, default=8)
+    parser.add_argument("--sink-delay-ms", type=float, default=0)
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    port = free_port()
+    url = f"smtp://127.0.0.1:{port}?connections={options.connections}"
+    with installation(EMAIL_URL=url, SITE_URL="http://127.0.0.1:8000", EDGE_URL="http://127.0.0.1:8001"):
+        result = measure(options, port)
+    result.show(as_json=options.json)
+
+
+def measure(options: argparse.Namespace, port: int) -> Result:
+    campaign_id = prepare(options.recipients)
+    say("sending by workers …")
+    rate, memory, took = by_workers(campaign_id, options, port)
+    limit_count = max(2_000, min(options.recipients, 60_000))
+    if options.sink_delay_ms:
+        limit = options.connections * options.workers / (options.sink_delay_ms / 1000)
+        loop = None
+    else:
+        say("the limit …")
+        limit = by_blast(campaign_id, options.workers, limit_count, port)
+        say("a plain Django loop …")
+        loop = by_django_loop(min(2_000, options.recipients), port)
+    return Result(
+        claim="send",
+        value=round(rate, 1),
+        unit="messages/s",
+        limit=round(limit, 1),
+        peak_rss_mb=round(memory, 1),
+        details={
+            "recipients": options.recipients,
+            "workers": options.workers,
+            "launch to last, s": round(took, 2),
+            "limit is": "connections / round trip" if options.sink_delay_ms else "a constant message, same SMTP code",
+            "django loop/s": round(loop, 1) if loop else None,
+            "times the loop": round(rate / loop, 1) if loop else None,
+        },
+    )
+
+
+def prepare(recipients: int) -> int:
+    """A list with so many people, and a draft that may go out."""
+    from django.db import connection
+
+    from campaigns import composing
+    from subscribers.models import List, SenderIdentity
+
+    sender = SenderIdentity.objects.create(name="Ann", email="ann@shed.example", postal_address="1 Garden Row, Bath")
+    garden = List.objects.create(slug="garden", name="The Shed", sender=sender)
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """INSERT INTO subscribers_subscriber (email, email_key, duplicate_hint, name, attributes, is_protected)
+               SELECT 'p' || i || '@mail.example', 'p' || i || '@mail.example', '', 'Ada Green ' || i,
+                      jsonb_build_object('city', 'Bath'), false FROM generate_series(1, %s) AS i""",
+            [recipients],
+        )
+        cursor.execute(
+            """INSERT INTO subscribers_subscription (subscriber_id, list_id, state)
+               SELECT id, %s, 'active' FROM subscribers_subscriber""",
+            [garden.pk],
+        )
+        cursor.execute("ANALYZE")
+    return composing.create(list=garden, subject="Rain in {{ city }}", body=BODY).pk
+
+
+@contextlib.contextmanager
+def sinks(port: int, delay_ms: float = 0, log: str = "") -> Any:
+    command = ["-m", "benchmarks.sink", "--port", str(port), "--delay-ms", str(delay_ms)]
+    with contextlib.ExitStack() as stack:
+        yield [
+            stack.enter_context(child([*command, *(["--log", log] if log else [])], ready="ready"))
+            for _ in range(SINKS)
+        ]
+
+
+def rate_of(figures: list[dict[str, Any]], expected: int) -> float:
+    taken = sum(figure["taken"] for figure in figures)
+    if taken != expected:
+        raise SystemExit(f"{taken} messages arrived, {expected} were to")
+    first = min(figure["first"] for figure in figures if figure["taken"])
+    return taken / (max(figure["last"] for figure in figures) - first)
+
+
+def by_workers(campaign_id: int, options: argparse.Namespace, port: int) -> tuple[float, float, float]:
+    from campaigns import scheduling
+    from campaigns.models import Campaign
+
+    def ended() -> bool:
+        return Campaign.objects.values_list("state", flat=True).get(pk=campaign_id) == "sent"
+
+    command = ["-m", "celery", "-A", "newsletter", "worker", "-c", str(options.workers), "-l", "WARNING"]
+    quiet = ["--without-gossip", "--without-mingle", "--without-heartbeat"]
+    with sinks(port, options.sink_delay_ms) as servers, child([*command, *quiet], ready="takes tasks") as worker:
+        with Memory(worker.pid) as memory:
+            begun = time.monotonic()
+            scheduling.send_now(campaign_id, now=datetime.now(UTC))
+            wait_until(ended, seconds=900)
+            took = time.monotonic() - begun
+        figures = [last_json(server) for server in servers]
+    return rate_of(figures, options.recipients), memory.peak, took
+
+
+def by_blast(campaign_id: int, processes: int, count: int, port: int) -> float:
+    """The limit: each process writes one constant message again and again by the transport's own code."""
+    command = [sys.executable, "-m", "benchmarks.blast", str(campaign_id), str(count // processes)]
+    with sinks(port) as servers:
+        running = [subprocess.Popen(command, env=os.environ) for _ in range(processes)]
+        if any(process.wait(300) for process in running):
+            raise SystemExit("the limit could not be measured")
+        figures = [last_json(server) for server in servers]
+    return rate_of(figures, count // processes * processes)
+
+
+def by_django_loop(count: int, port: int) -> float:
+    """What everybody writes first: a template rendered and a message built and sent for each person."""
+    from django.core.mail import EmailMultiAlternatives, get_connection
+    from django.template import Context, Template
+
+    from campaigns import composing
+    from campaigns.models import Campaign
+    from subscribers.models import Subscriber
+
+    campaign = Campaign.objects.select_related("list__sender", "layout").get()
+    page = composing.preview(campaign).html.replace("Robin", "{{ name }}")
+    template, text = Template(page), Template("Hello {{ name }}, it rains in {{ city }}. " * 40)
+    connection = get_connection("django.core.mail.backends.smtp.EmailBackend", host="127.0.0.1", port=port)
+    with sinks(port) as servers:
+        connection.open()
+        for person in Subscriber.objects.order_by("pk")[:count].iterator():
+            context = Context({"name": person.name, **person.attributes})
+            message = EmailMultiAlternatives(
+                f"Rain in {person.attributes['city']}", text.render(context), "ann@shed.example", [person.email]
+            )
+            message.attach_alternative(template.render(context), "text/html")
+            connection.send_messages([message])
+        connection.close()
+        figures = [last_json(server) for server in servers]
+    return rate_of(figures, count)
+
+
+if __name__ == "__main__":
+    main()
