@@ -18,17 +18,13 @@ from typing import Any
 
 from benchmarks.harness import Memory, Result, child, free_port, installation, last_json, say, wait_until
 
-BODY = (
-    """# Hello {{ first_name | default: "reader" }}
+# With a layout of its own the HTML has 5 KB; the letter that comes with the product would make it 9.
+LAYOUT = """<mjml><mj-body><mj-section><mj-column>{{ content }}
+<mj-text><a href="{{ unsubscribe_url }}">Unsubscribe</a>, {{ postal_address }}</mj-text>
+</mj-column></mj-section></mj-body></mjml>"""
+BODY = """# Hello {{ first_name | default: "reader" }}
 
-It rains in {{ city }}. """
-    + " ".join(
-        f"[link {i}](https://shed.example/{i}) and some words that say what there is to read this week in the garden."
-        for i in range(5)
-    )
-    + "\n\n"
-    + "A paragraph about leaves, and what becomes of them when nobody looks. " * 12
-)
+It rains in {{ city }}. """ + " ".join(f"[Link {i}](https://shed.example/{i}) and some words." for i in range(5))
 SINKS = 2
 
 
@@ -82,6 +78,7 @@ def prepare(recipients: int) -> int:
     from django.db import connection
 
     from campaigns import composing
+    from campaigns.models import MailTemplate
     from subscribers.models import List, SenderIdentity
 
     sender = SenderIdentity.objects.create(name="Ann", email="ann@shed.example", postal_address="1 Garden Row, Bath")
@@ -99,7 +96,8 @@ def prepare(recipients: int) -> int:
             [garden.pk],
         )
         cursor.execute("ANALYZE")
-    return composing.create(list=garden, subject="Rain in {{ city }}", body=BODY).pk
+    layout = MailTemplate.objects.create(slug="bench", name="Bench", mjml=LAYOUT)
+    return composing.create(list=garden, subject="Rain in {{ city }}", body=BODY, layout=layout).pk
 
 
 @contextlib.contextmanager
@@ -113,11 +111,12 @@ def sinks(port: int, delay_ms: float = 0, log: str = "") -> Any:
 
 
 def rate_of(figures: list[dict[str, Any]], expected: int) -> float:
-    taken = sum(figure["taken"] for figure in figures)
+    taken: int = sum(figure["taken"] for figure in figures)
     if taken != expected:
         raise SystemExit(f"{taken} messages arrived, {expected} were to")
-    first = min(figure["first"] for figure in figures if figure["taken"])
-    return taken / (max(figure["last"] for figure in figures) - first)
+    first: float = min(figure["first"] for figure in figures if figure["taken"])
+    last: float = max(figure["last"] for figure in figures)
+    return taken / (last - first)
 
 
 def by_workers(campaign_id: int, options: argparse.Namespace, port: int) -> tuple[float, float, float]:

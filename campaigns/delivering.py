@@ -66,6 +66,7 @@ SET state = CASE WHEN judged.reason IS NULL THEN {DeliveryState.SENDING} ELSE {D
     attempts = delivery.attempts + CASE WHEN judged.reason IS NULL THEN 1 ELSE 0 END
 FROM judged
 WHERE delivery.campaign_id = %(campaign)s AND delivery.subscriber_id = judged.subscriber_id
+  AND delivery.subscriber_id = ANY(ARRAY(SELECT subscriber_id FROM window_rows))
   AND delivery.state IN ({DeliveryState.QUEUED}, {DeliveryState.DEFERRED})
 RETURNING delivery.subscriber_id, judged.email, judged.name, judged.language, judged.attributes::text,
           judged.tracking_consent, judged.reason, delivery.attempts
@@ -74,9 +75,10 @@ RETURNING delivery.subscriber_id, judged.email, judged.name, judged.language, ju
 # By the same lease: sending → what the server said; unknown → what it said, when the sweep was faster than the answer.
 SETTLE = f"""
 UPDATE campaigns_delivery AS delivery
-SET state = told.state, sent_at = told.sent_at
-FROM unnest(%(ids)s::bigint[], %(states)s::smallint[], %(sent)s::timestamptz[]) AS told(subscriber_id, state, sent_at)
+SET state = told.state, sent_at = CASE WHEN told.state = {DeliveryState.ACCEPTED} THEN %(now)s END
+FROM unnest(%(ids)s::bigint[], %(states)s::smallint[]) AS told(subscriber_id, state)
 WHERE delivery.campaign_id = %(campaign)s AND delivery.subscriber_id = told.subscriber_id
+  AND delivery.subscriber_id = ANY(%(ids)s::bigint[])  -- by the key, whatever the planner thinks of unnest
   AND delivery.lease = %(lease)s
   AND (delivery.state = {DeliveryState.SENDING}
        OR delivery.state = {DeliveryState.UNKNOWN}
@@ -219,8 +221,7 @@ class _Sending:
         return people, skipped
 
     def _write_and_mark(self, cursor: Any) -> list[tuple[Any, ...]]:
-        # Said aloud, whatever the server's default: this commit is on disk before a byte is written.
-        cursor.execute("SET LOCAL synchronous_commit = on")
+        # Settings ask each connection for synchronous commits: this one is on disk before a byte is written.
         self._write(cursor)
         parameters: dict[str, Any] = {**self._parameters(), "limit": WINDOW, "now": self._clock()}
         cursor.execute(NEXT_WINDOW, parameters)
@@ -274,7 +275,7 @@ class _Sending:
                 **self._parameters(),
                 "ids": [told.report.key.subscriber_id for told in self._told],
                 "states": [int(told.state) for told in self._told],
-                "sent": [told.at if told.state is DeliveryState.ACCEPTED else None for told in self._told],
+                "now": self._told[-1].at,  # a window's answers come within moments of each other
             },
         )
         errors = [told for told in self._told if told.report.result not in {Result.ACCEPTED, Result.NOT_SENT}]

@@ -48,7 +48,7 @@ def ensure_partition(campaign_id: int) -> None:
     It is made apart and attached, so that running campaigns are not locked out.
     """
     slot = campaign_id // CAMPAIGNS_A_PARTITION
-    name = f"campaigns_delivery_p{slot}"
+    name = _partition(campaign_id)
     lower, upper = slot * CAMPAIGNS_A_PARTITION, (slot + 1) * CAMPAIGNS_A_PARTITION
     with transaction.atomic(), connection.cursor() as cursor:
         cursor.execute("SELECT to_regclass(%s)", [name])
@@ -60,6 +60,10 @@ def ensure_partition(campaign_id: int) -> None:
             return
         cursor.execute(f"CREATE TABLE {name} (LIKE campaigns_delivery INCLUDING ALL) WITH (fillfactor = 70)")
         cursor.execute(f"ALTER TABLE campaigns_delivery ATTACH PARTITION {name} FOR VALUES FROM ({lower}) TO ({upper})")
+
+
+def _partition(campaign_id: int) -> str:
+    return f"campaigns_delivery_p{campaign_id // CAMPAIGNS_A_PARTITION}"
 
 
 def next_number(list_id: int) -> int:
@@ -88,6 +92,8 @@ def freeze(campaign: Campaign, compiled: Compiled, *, batch_size: int, now: date
         with connection.cursor() as cursor:
             cursor.execute(FREEZE, {"campaign": campaign.pk, "list": campaign.list_id, "size": batch_size, "now": now})
             recipients: int = cursor.rowcount
+            # Fresh rows have no statistics, and a planner that guesses reads the whole campaign for a window of it.
+            cursor.execute(f"ANALYZE {_partition(campaign.pk)}")
         number = next_number(campaign.list_id)
         Campaign.objects.filter(pk=campaign.pk).update(audience=recipients, number=number)
         for publish in on_frozen:

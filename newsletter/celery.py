@@ -14,7 +14,7 @@ import time
 
 from billiard import active_children
 from celery import Celery
-from celery.signals import task_prerun, worker_process_init, worker_ready, worker_shutting_down
+from celery.signals import task_postrun, task_prerun, worker_process_init, worker_ready, worker_shutting_down
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "newsletter.settings")
 
@@ -60,6 +60,14 @@ def tell_children(**_: object) -> None:
         with contextlib.suppress(ProcessLookupError):
             if child.pid:
                 os.kill(child.pid, signal.SIGTERM)
+
+
+@task_postrun.connect
+def give_connections_back(**_: object) -> None:
+    """The database connection goes back to this process's pool, where the next task finds it open."""
+    from django.db import close_old_connections
+
+    close_old_connections()
 
 
 @worker_ready.connect

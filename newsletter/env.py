@@ -153,5 +153,12 @@ def database(url: str, *, pool: int) -> dict[str, object]:
         "PASSWORD": unquote(parts.password or ""),
         "HOST": unquote(host),
         "PORT": port,
-        "OPTIONS": {**dict(parse_qsl(parts.query)), "pool": {"min_size": 0, "max_size": pool, "timeout": 10}},
+        # A connection that died in the pool (the server was restarted) is noticed as it is taken.
+        "CONN_HEALTH_CHECKS": True,
+        # Whatever the server's default: what is committed is on disk (promise 1 rests on it).
+        "OPTIONS": {
+            "options": "-c synchronous_commit=on",
+            **dict(parse_qsl(parts.query)),
+            "pool": {"min_size": 0, "max_size": pool, "timeout": 10},
+        },
     }

@@ -30,7 +30,12 @@ GROUPS: list[tuple[Promise | str, list[Item]]] = [
     (
         _("Hygiene"),
         [
-            (_("Who no longer reads"), "cleaning_services", "subscribers_hygienerun_changelist", "subscribers.view_hygienerun"),
+            (
+                _("Who no longer reads"),
+                "cleaning_services",
+                "subscribers_hygienerun_changelist",
+                "subscribers.view_hygienerun",
+            ),
         ],
     ),
     (

@@ -4,6 +4,7 @@ import binascii
 import functools
 import html
 import re
+import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,6 +20,9 @@ _SIMPLE = re.compile(r"\{\{ ([A-Za-z_]\w*)(?: \| default: (?:'([^'|]*)'|\"([^\"|
 _SAFE_QP = re.compile(r"[!-<>-~][ -<>-~]{0,68}[!-<>-~]|[!-<>-~]|")
 _DOT_LINE = re.compile(rb"(?m)^\.")
 _SOFT = b"=\r\n"
+# Where a person's tokens go. Random, so that no subscriber's value can name one.
+_TRACK_MARK = f"track{secrets.token_hex(12)}".encode("ascii")
+_CONTROL_MARK = f"control{secrets.token_hex(12)}".encode("ascii")
 
 
 class PersonalizeError(Exception):
@@ -135,7 +139,7 @@ class Personalizer:
         """The mail of one recipient as bytes with CRLF line ends. Raises PersonalizeError or HeaderError."""
         tokens = delivery_tokens(self._keyring, recipient.key)
         context = self._context(recipient, tokens)
-        content = b"".join((*self._headers_of(recipient, tokens, context), *self._body_of(recipient, tokens, context)))
+        content = b"".join((*self._headers_of(recipient, tokens, context), self._body_of(recipient, tokens, context)))
         local, _, domain = self._mail_from.rpartition("@")
         return Message(
             key=recipient.key,
@@ -187,20 +191,26 @@ class Personalizer:
     def _context(self, recipient: Recipient, tokens: DeliveryTokens) -> _Context:
         context = _Context(recipient.fields)
         context.update(self.compiled.constants)
-        context.update(
-            name=recipient.name,
-            first_name=recipient.name.split(" ")[0],
-            email=recipient.email,
-            language=recipient.language,
-            fields=dict(recipient.fields),
-            unsubscribe_url=f"{self._addresses.site}/u/{tokens.control}",
-            preferences_url=f"{self._addresses.site}/p/{tokens.control}",
-            web_url=f"{self._addresses.site}/w/{tokens.control}",
-            _links=_Links(self, tokens, tracked=recipient.is_tracked),
-        )
+        context["name"] = recipient.name
+        context["first_name"] = recipient.name.partition(" ")[0]
+        context["email"] = recipient.email
+        context["language"] = recipient.language
+        context["fields"] = recipient.fields
+        if self._has_blocks:
+            # Only a block can hold these as names; elsewhere they are pieces of their own.
+            context["unsubscribe_url"] = f"{self._addresses.site}/u/{tokens.control}"
+            context["preferences_url"] = f"{self._addresses.site}/p/{tokens.control}"
+            context["web_url"] = f"{self._addresses.site}/w/{tokens.control}"
+            context["_links"] = _Links(self, tokens, tracked=recipient.is_tracked)
         if self._subject_is_dynamic:
             context["subject"] = self._fill(self.compiled.subject, recipient, tokens, context, False)
         return context
+
+    @functools.cached_property
+    def _has_blocks(self) -> bool:
+        parts = (self.compiled.subject, self.compiled.html, self.compiled.text)
+        sources = (piece[1] for part in parts for piece in part if isinstance(piece, list) and piece[0] == "liquid")
+        return any("{%" in source or "_url" in source for source in sources)
 
     @functools.cached_property
     def _subject_is_dynamic(self) -> bool:
@@ -270,34 +280,31 @@ class Personalizer:
 
     # Bodies: quoted-printable, literals beforehand ------------------------------------------------------------------
 
-    def _encode(self, *, tracked: bool) -> list[bytes | tuple[str, Any]]:
+    def _encode(self, *, tracked: bool) -> "_Body":
         """The MIME body as encoded literals and slots.
 
         A slot stands on lines of its own (soft breaks around it), so that a value is encoded without knowing what
-        stands before it.
+        stands before it. Tokens are marked in the literals and put in at the end by one replacement each.
         """
         mime = f"--{self._boundary}\r\nContent-Type: text/{{}}; charset=utf-8\r\n"
         mime += "Content-Transfer-Encoding: quoted-printable\r\n\r\n"
-        body: list[bytes | tuple[str, Any]] = [mime.format("plain").encode("ascii")]
-        body += self._encode_part(self.compiled.text, tracked=tracked)
-        body.append(b"\r\n" + mime.format("html").encode("ascii"))
-        body += self._encode_part(self.compiled.html, tracked=tracked)
-        body.append(f"\r\n--{self._boundary}--\r\n".encode("ascii"))
-        return body
+        encoded: list[bytes | Slot] = [mime.format("plain").encode("ascii")]
+        encoded += self._encode_part(self.compiled.text, tracked=tracked)
+        encoded.append(b"\r\n" + mime.format("html").encode("ascii"))
+        encoded += self._encode_part(self.compiled.html, tracked=tracked)
+        encoded.append(f"\r\n--{self._boundary}--\r\n".encode("ascii"))
+        return _Body.of(encoded)
 
-    def _encode_part(self, pieces: list[Piece], *, tracked: bool) -> list[bytes | tuple[str, Any]]:
-        encoded: list[bytes | tuple[str, Any]] = []
+    def _encode_part(self, pieces: list[Piece], *, tracked: bool) -> list[bytes | Slot]:
+        encoded: list[bytes | Slot] = []
         for kind, value in self._flat(pieces, tracked=tracked):
-            if kind != "literal":
-                encoded.append((kind, value))
-            elif value:
+            if encoded and not _ends_line(encoded[-1]):
+                encoded.append(_SOFT)
+            if kind == "literal":
                 encoded.append(quoted_printable(value))
-        with_breaks: list[bytes | tuple[str, Any]] = []
-        for index, item in enumerate(encoded):
-            if index and not _ends_line(encoded[index - 1]):
-                with_breaks.append(_SOFT)
-            with_breaks.append(item)
-        return with_breaks
+            else:
+                encoded.append(value)
+        return encoded
 
     def _flat(self, pieces: list[Piece], *, tracked: bool) -> list[tuple[str, Any]]:
         """Pieces with addresses taken apart: a link is a literal, a token and a literal."""
@@ -308,36 +315,57 @@ class Personalizer:
             elif piece[0] == "liquid":
                 flat.append(("liquid", _slot(piece[1])))
             elif piece[0] == "control":
-                flat += [("literal", f"{self._addresses.site}/{piece[1]}/"), ("control", None)]
+                flat += [("literal", f"{self._addresses.site}/{piece[1]}/"), ("mark", _CONTROL_MARK)]
             elif piece[0] == "link" and tracked:
-                flat += [("literal", f"{self._addresses.edge}/c/"), ("track", None), ("literal", f"/{piece[1]}")]
+                flat += [("literal", f"{self._addresses.edge}/c/"), ("mark", _TRACK_MARK), ("literal", f"/{piece[1]}")]
             elif piece[0] == "link":
                 flat.append(("literal", html.escape(self.compiled.links[piece[1]], quote=True)))
             elif tracked:
                 before, after = _PIXEL.split("{}")
                 flat += [
                     ("literal", f"{before}{self._addresses.edge}/o/"),
-                    ("track", None),
+                    ("mark", _TRACK_MARK),
                     ("literal", f".gif{after}"),
                 ]
-        return _merged(flat)
+        return _merged([(kind, value) for kind, value in flat if value != ""])
 
-    def _body_of(self, recipient: Recipient, tokens: DeliveryTokens, context: _Context) -> list[bytes]:
-        track, control = tokens.track.encode("ascii"), tokens.control.encode("ascii")
-        filled: list[bytes] = []
-        for item in self._bodies[recipient.is_tracked]:
-            if isinstance(item, bytes):
-                filled.append(item)
-            elif item[0] == "track":
-                filled.append(track)
-            elif item[0] == "control":
-                filled.append(control)
-            else:
-                filled.append(quoted_value(item[1](context)))
-        return filled
+    def _body_of(self, recipient: Recipient, tokens: DeliveryTokens, context: _Context) -> bytes:
+        """The MIME body: values into their places, then this person's tokens where their marks stand."""
+        body = self._bodies[recipient.is_tracked]
+        parts = body.parts.copy()
+        for fill, places in body.slots:
+            value = quoted_value(fill(context))
+            for place in places:
+                parts[place] = value
+        content = b"".join(parts)
+        return content.replace(_TRACK_MARK, tokens.track.encode("ascii")).replace(
+            _CONTROL_MARK, tokens.control.encode("ascii")
+        )
 
 
 _PIXEL = '<img src="{}" width="1" height="1" alt="" style="display:block;border:0;width:1px;height:1px">'
+
+
+@dataclass(frozen=True)
+class _Body:
+    """Encoded parts with a hole for each value, and who fills which holes (a tag that stands twice is filled once)."""
+
+    parts: list[bytes]
+    slots: list[tuple[Slot, list[int]]]
+
+    @classmethod
+    def of(cls, encoded: list[bytes | Slot]) -> "_Body":
+        parts: list[bytes] = []
+        places: dict[Slot, list[int]] = {}
+        for item in encoded:
+            if not isinstance(item, bytes):
+                places.setdefault(item, []).append(len(parts))
+                parts.append(b"")
+            elif parts and len(parts) - 1 not in {hole for holes in places.values() for hole in holes}:
+                parts[-1] += item
+            else:
+                parts.append(item)
+        return cls(parts, list(places.items()))
 
 
 class _Links:
@@ -360,7 +388,7 @@ def _merged(flat: list[tuple[str, Any]]) -> list[tuple[str, Any]]:
     return merged
 
 
-def _ends_line(item: bytes | tuple[str, Any]) -> bool:
+def _ends_line(item: bytes | Slot) -> bool:
     return isinstance(item, bytes) and item.endswith(b"\n")
 
 

@@ -18,7 +18,7 @@ from typing import NamedTuple
 TAG_BYTES = 10  # 80 bits: a forger needs 2^79 requests on average
 _BODY_BYTES = 11
 _DELIVERY_CHARACTERS = 28
-_RETURN_CHARACTERS = 34  # base32 of 21 bytes without padding
+_RETURN_CHARACTERS = 42  # 21 bytes in hexadecimal
 _CLOCK_SKEW = timedelta(minutes=5)
 
 
@@ -104,8 +104,8 @@ def delivery_tokens(keyring: Keyring, key: DeliveryKey) -> DeliveryTokens:
     return DeliveryTokens(
         track=_encode(body + mac[0:TAG_BYTES]),
         control=_encode(body + mac[TAG_BYTES : 2 * TAG_BYTES]),
-        # Relays change the case of a local part, so the return path is base32.
-        return_path=base64.b32encode(body + mac[2 * TAG_BYTES : 3 * TAG_BYTES]).rstrip(b"=").decode().lower(),
+        # Relays change the case of a local part, so the return path is hexadecimal.
+        return_path=(body + mac[2 * TAG_BYTES : 3 * TAG_BYTES]).hex(),
         # Of a hash, since whoever knows a Message-ID (any reader of a forwarded mail) must learn no token from it.
         message_id=hashlib.sha256(b"message-id\0" + mac).hexdigest()[:32],
     )
@@ -124,9 +124,11 @@ def read_delivery(keyring: Keyring, purpose: Purpose, token: str) -> DeliveryKey
         if len(token) != _RETURN_CHARACTERS:
             raise BadToken
         try:
-            raw = base64.b32decode(token.upper() + "=" * (-len(token) % 8))
-        except (binascii.Error, ValueError) as error:
+            raw = bytes.fromhex(token)
+        except ValueError as error:
             raise BadToken from error
+        if len(raw) != _BODY_BYTES + TAG_BYTES:
+            raise BadToken  # fromhex passes over white space
     else:
         if len(token) != _DELIVERY_CHARACTERS:
             raise BadToken
