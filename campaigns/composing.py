@@ -14,7 +14,7 @@ from campaigns.errors import CampaignError
 from campaigns.models import Campaign, CompiledRevision, MailTemplate
 from newsletter.mailing import compiling
 from newsletter.mailing.compiling import Compiled, CompileError
-from newsletter.mailing.headers import HeaderError, list_id, wire_address
+from newsletter.mailing.headers import HeaderError, list_id, one_line, wire_address
 from newsletter.mailing.keys import keyring
 from newsletter.mailing.mergetags import MergeTagError
 from newsletter.mailing.personalizing import Addresses, PersonalizeError, Personalizer, Recipient
@@ -57,7 +57,14 @@ def create(
     layout: MailTemplate | None = None,
     created_by: User | None = None,
 ) -> Campaign:
-    """A new draft."""
+    """A new draft. Raises CampaignError when subject or text cannot be kept."""
+    subject, preheader = one_line(subject), one_line(preheader)
+    for what, text in (("subject", subject), ("preheader", preheader)):
+        limit = Campaign._meta.get_field(what).max_length or 0
+        if len(text) > limit:
+            raise CampaignError(f"The {what} is longer than {limit} characters.")
+    if "\0" in body:
+        raise CampaignError("The text holds a NUL character, so it is no text.")
     return Campaign.objects.create(
         list=list,
         subject=subject,

@@ -1,7 +1,7 @@
 """What the commands of the contract share: one JSON object with --json, a sentence without, exit 2 on bad input."""
 
 import json
-from typing import Any
+from typing import Any, NoReturn
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
@@ -10,7 +10,22 @@ class Refusal(CommandError):
     """Bad input: one clear line on standard error, exit status 2."""
 
     def __init__(self, message: str) -> None:
-        super().__init__(message, returncode=2)
+        super().__init__(" ".join(message.split()), returncode=2)
+
+
+class OneLineParser(CommandParser):
+    """Says what is wrong with the arguments in one line, without the usage before it."""
+
+    def error(self, message: str) -> NoReturn:
+        if not self.called_from_command_line:
+            super().error(message)
+        self.exit(2, f"{self.prog}: {' '.join(message.split())}\n")
+
+
+def one_line_errors(parser: CommandParser) -> None:
+    """Let this parser, and those of subcommands made after this call, say errors in one line."""
+    # Django makes the parser itself and asks only for arguments, so that this is the place to choose its class.
+    parser.__class__ = OneLineParser
 
 
 class JsonCommand(BaseCommand):
@@ -19,6 +34,7 @@ class JsonCommand(BaseCommand):
     refusals: tuple[type[Exception], ...] = ()
 
     def add_arguments(self, parser: CommandParser) -> None:
+        one_line_errors(parser)
         parser.add_argument("--json", action="store_true", help="print one JSON object")
 
     def handle(self, *args: Any, **options: Any) -> None:

@@ -29,7 +29,9 @@ def create_list(slug: str, *, name: str, sender: str = "", postal_address: str =
     except ValidationError as error:
         raise BadList(_("A list's short name holds only letters, digits, hyphens and underscores.")) from error
     except validating.InvalidAddress as error:
-        raise BadList(_("%(sender)s cannot send: %(why)s") % {"sender": sender, "why": error}) from error
+        raise BadList(
+            _("%(sender)s cannot send: %(why)s") % {"sender": " ".join(sender.split()), "why": error}
+        ) from error
     name = " ".join(name.split())
     if not name or len(name) > 120 or len(slug) > 50:
         raise BadList(_("A list needs a name of up to 120 and a short name of up to 50 characters."))

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from django.core.management import CommandError, call_command
+from django.core.management import CommandError, ManagementUtility, call_command
 
 from campaigns.models import Campaign
 from subscribers.models import List, Subscriber
@@ -44,6 +44,8 @@ def test_two_thousand_people_get_exactly_one_mail_each_with_their_own_token(
         (["create_campaign", "--list", "garden", "--subject", "x", "--body", "/no/such.md"], "cannot be read"),
         (["create_campaign", "--list", "garden", "--subject", "{{ x", "--body", "BODY"], "never closed"),
         (["create_campaign", "--list", "garden", "--subject", "x", "--body", "BODY", "--layout", "no"], "no layout"),
+        (["create_campaign", "--list", "garden", "--subject", " ", "--body", "BODY"], "The subject is empty."),
+        (["create_campaign", "--list", "garden", "--subject", "x" * 251, "--body", "BODY"], "longer than 250"),
         (["send_campaign", "999"], "There is no campaign 999."),
         (["send_campaign", "DRAFT"], "Nobody on this list can be mailed."),
         (["send_campaign", "DRAFT", "--at", "tomorrow"], "is not a time"),
@@ -66,3 +68,16 @@ def test_a_refusal_in_a_shell_is_one_line_on_standard_error() -> None:
     done = manage("campaign_status", "999", "--json", check=False)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.strip().splitlines() == ["Refusal: There is no campaign 999."]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["campaign_status", "abc"], ["create_list", "x"], ["hygiene"], ["hygiene", "run", "--list", "x", "--cap", "abc"]],
+)
+def test_arguments_that_cannot_be_read_are_one_line_too(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        ManagementUtility(["manage.py", *arguments]).execute()
+    assert ended.value.code == 2
+    assert len(capsys.readouterr().err.strip().splitlines()) == 1

@@ -33,6 +33,8 @@ class Command(JsonCommand):
         layout = MailTemplate.objects.filter(slug=options["layout"] or composing.DEFAULT_LAYOUT).first()
         if layout is None:
             raise Refusal(f"There is no layout “{options['layout']}”.")
+        if not options["subject"].strip():
+            raise Refusal("The subject is empty.")
         try:
             body = Path(options["body"]).read_text(encoding="utf-8")
         except OSError as error:

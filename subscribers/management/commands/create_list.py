@@ -5,6 +5,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
+from newsletter.commands import one_line_errors
 from subscribers import listing
 
 
@@ -12,6 +13,7 @@ class Command(BaseCommand):
     help = "Make a list that people can subscribe to; one that exists is left as it is."
 
     def add_arguments(self, parser: CommandParser) -> None:
+        one_line_errors(parser)
         parser.add_argument("slug", help="short name, as it stands in the sign-up page's address")
         parser.add_argument("--name", required=True, help="the newsletter's name")
         parser.add_argument("--from", dest="sender", default="", metavar="ADDRESS", help="whom its mail comes from")

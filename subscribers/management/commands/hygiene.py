@@ -9,6 +9,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.utils.dateparse import parse_datetime
 
+from newsletter.commands import one_line_errors
 from subscribers.hygiene import policies, pruning
 from subscribers.hygiene.errors import HygieneError
 from subscribers.models import HygieneEntry, HygieneRun, List
@@ -20,6 +21,7 @@ class Command(BaseCommand):
     help = "Show whom a list would stop mailing and why (preview), stop mailing them (run), or take that back (undo)."
 
     def add_arguments(self, parser: CommandParser) -> None:
+        one_line_errors(parser)
         what = parser.add_subparsers(dest="what", required=True, metavar="preview|run|undo")
         preview = what.add_parser("preview", help="show who would be removed and why; changes nothing")
         preview.add_argument("--csv", type=Path, metavar="OUT.csv", help="write the names with reason and evidence")

@@ -8,6 +8,7 @@ from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.utils import timezone
 
+from newsletter.commands import one_line_errors
 from subscribers import importing, tasks
 from subscribers.models import ImportRun, List
 
@@ -16,6 +17,7 @@ class Command(BaseCommand):
     help = "Bring subscribers in from a CSV file whose first line names the columns, one of them email."
 
     def add_arguments(self, parser: CommandParser) -> None:
+        one_line_errors(parser)
         parser.add_argument("file", type=Path)
         parser.add_argument("--list", dest="slug", required=True, metavar="SLUG")
         parser.add_argument("--confirmed", action="store_true", help="I hold proof of their consent: mail them")

@@ -8,6 +8,7 @@ from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.utils import timezone
 
+from newsletter.commands import one_line_errors
 from subscribers.models import List
 from tracking import history
 
@@ -19,6 +20,7 @@ class Command(BaseCommand):
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
+        one_line_errors(parser)
         parser.add_argument("file", type=Path, help="one JSON object a line, of type sent, open, click or bounce")
         parser.add_argument("--list", dest="slug", required=True, metavar="SLUG")
         parser.add_argument("--json", action="store_true", help="print one JSON object")
