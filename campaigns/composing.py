@@ -25,6 +25,7 @@ from subscribers.models import List, Subscriber, TrackingConsent
 
 DEFAULT_LAYOUT = "letter"
 LAYOUTS = Path(settings.BASE_DIR) / "templates" / "mail"
+LINE_LIMIT = 250  # characters of a subject or preheader, as the model keeps them
 SAMPLE_FIELDS = 1_000  # subscribers whose attribute names are looked at
 
 # The attribute names that people of a list have, from a sample: a warning needs no exact answer.
@@ -60,9 +61,8 @@ def create(
     """A new draft. Raises CampaignError when subject or text cannot be kept."""
     subject, preheader = one_line(subject), one_line(preheader)
     for what, text in (("subject", subject), ("preheader", preheader)):
-        limit = Campaign._meta.get_field(what).max_length or 0
-        if len(text) > limit:
-            raise CampaignError(f"The {what} is longer than {limit} characters.")
+        if len(text) > LINE_LIMIT:
+            raise CampaignError(f"The {what} is longer than {LINE_LIMIT} characters.")
     if "\0" in body:
         raise CampaignError("The text holds a NUL character, so it is no text.")
     return Campaign.objects.create(
