@@ -32,11 +32,20 @@ NOTHING = mark_safe('<span class="nl-none">–</span>')
 
 
 def share(part: int, whole: int) -> str:
-    """A share for people: "42 %", one decimal below 10 %, a dash where there is nothing to divide by."""
+    """A share for people: "42 %", a decimal near the ends, a dash where there is nothing to divide by.
+
+    Only nobody is "0 %" and only everybody "100 %".
+    """
     if not whole:
         return "–"
     percent = 100 * part / whole
-    return f"{percent:.1f} %" if 0 < percent < 10 else f"{percent:.0f} %"
+    if 0 < percent < 0.1:
+        return "< 0.1 %"
+    if percent < 10 and part:
+        return f"{percent:.1f} %"
+    if 99 < percent < 100:
+        return f"{min(percent, 99.9):.1f} %"
+    return f"{percent:.0f} %"
 
 
 def with_figures(campaigns: QuerySet[Campaign]) -> QuerySet[Campaign]:

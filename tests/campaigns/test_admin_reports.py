@@ -9,7 +9,7 @@ from django.test import Client
 from django.urls import reverse
 
 from campaigns import reporting
-from campaigns.admin import reports
+from campaigns.admin import presenting, reports
 from campaigns.models import (
     Campaign,
     CampaignFigures,
@@ -58,6 +58,23 @@ def test_the_report_shows_figures_for_people_and_raw_beside_them(admin_client: C
     html = response.content.decode()
     assert "550 no such user" in html
     assert "https://weather.example/?a=1&amp;b=2" in html
+
+
+@pytest.mark.parametrize(
+    ("part", "whole", "words"),
+    [
+        (0, 0, "–"),
+        (0, 9, "0 %"),
+        (1, 9_000, "< 0.1 %"),
+        (1, 60, "1.7 %"),
+        (1, 3, "33 %"),
+        (1844, 1847, "99.8 %"),
+        (9_999, 10_000, "99.9 %"),
+        (7, 7, "100 %"),
+    ],
+)
+def test_a_share_says_all_or_nothing_only_when_it_is(part: int, whole: int, words: str) -> None:
+    assert presenting.share(part, whole) == words
 
 
 def test_the_chart_fills_hours_in_which_nothing_was_opened(sent: Campaign, monkeypatch: pytest.MonkeyPatch) -> None:
