@@ -53,13 +53,16 @@ def email_url(value: str) -> EmailUrl:
         port = parts.port
     except ValueError as error:
         raise ValueError(f"EMAIL_URL has a port that is not a number: {error}") from error
+    options = dict(parse_qsl(parts.query))
+    if not options.get("connections", "1").isdigit() or options.get("connections") == "0":
+        raise ValueError(f"EMAIL_URL asks for {options['connections']} connections; write a number from 1 on")
     return EmailUrl(
         scheme=parts.scheme.lower(),
         host=parts.hostname or "",
         port=port,
         username=unquote(parts.username or ""),
         password=unquote(parts.password or ""),
-        options=dict(parse_qsl(parts.query)),
+        options=options,
     )
 
 

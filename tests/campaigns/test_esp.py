@@ -158,7 +158,12 @@ def test_every_provider_name_of_email_url_leads_to_a_backend_that_exists() -> No
 
 
 @pytest.mark.parametrize(
-    ("url", "sentence"), [("pigeon://x", "no mail service known here: pigeon"), ("nonsense", "look like")]
+    ("url", "sentence"),
+    [
+        ("pigeon://x", "no mail service known here: pigeon"),
+        ("nonsense", "look like"),
+        ("smtp://h?connections=many", "connections"),
+    ],
 )
 def test_an_unknown_mail_service_is_one_sentence(url: str, sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):

@@ -13,8 +13,8 @@ from campaigns.models import Campaign, CampaignFigures, CampaignState, Delivery,
 from newsletter.demo import loading, texts
 from newsletter.demo.history import sending_times
 from newsletter.demo.people import WEEKS, people
-from subscribers.hygiene import policies
-from subscribers.models import ConsentRecord, List, Subscriber, Subscription, Suppression
+from subscribers.hygiene import policies, pruning
+from subscribers.models import ConsentRecord, HygieneRun, List, Subscriber, Subscription, Suppression
 from tests.newsletter.demo.conftest import NOW, Demo
 from tracking.models import Event, EventKind, Verdict
 
@@ -239,3 +239,22 @@ def test_the_japanese_list_was_sent_in_japanese(demo: Demo) -> None:
     assert "縁側" in campaign.subject
     assert campaign.audience > 30
     assert Link.objects.filter(campaign=campaign, url__contains="ja.wikipedia.org").count() >= 3
+
+
+def test_the_scheduled_hygiene_names_who_goes_and_undoing_it_brings_everybody_back(demo: Demo) -> None:
+    garden = List.objects.get(slug="leafmould")
+    before = active(garden)
+    pruning.run_scheduled(garden.pk, now=NOW)
+    preview = HygieneRun.objects.get(list=garden, kind=HygieneRun.Kind.PREVIEW)
+    named = set(preview.entries.values_list("subscription_id", flat=True))
+    assert len(named) > 30
+    assert active(garden) == before, "a preview changes nothing"
+    run = pruning.run(garden.pk, at=preview.at, approve=preview.pk, actor="Ines")
+    assert set(run.entries.values_list("subscription_id", flat=True)) == named
+    assert active(garden) == before - named
+    assert pruning.undo(run.pk, actor="Ines") == len(named)
+    assert active(garden) == before
+
+
+def active(newsletter: List) -> set[int]:
+    return set(Subscription.objects.filter(list=newsletter, state="active").values_list("pk", flat=True))
