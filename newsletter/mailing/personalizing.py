@@ -6,8 +6,9 @@ import html
 import re
 import secrets
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from liquid.exceptions import LiquidError
 
@@ -29,15 +30,14 @@ class PersonalizeError(Exception):
     """A merge tag failed for this recipient (it ran past its limits); permanent for them."""
 
 
-@dataclass(frozen=True)
-class Recipient:
+class Recipient(NamedTuple):
     """What a merge tag may reach of one person, and how they may be tracked."""
 
     key: DeliveryKey
     email: str
     name: str = ""
     language: str = ""
-    fields: Mapping[str, Any] = field(default_factory=dict)
+    fields: Mapping[str, Any] = MappingProxyType({})
     is_tracked: bool = True
 
 
@@ -49,8 +49,7 @@ class Addresses:
     edge: str
 
 
-@dataclass(frozen=True)
-class Message:
+class Message(NamedTuple):
     """One recipient's mail, ready for the wire."""
 
     key: DeliveryKey

@@ -40,8 +40,7 @@ class DeliveryKey(NamedTuple):
     subscriber_id: int
 
 
-@dataclass(frozen=True)
-class DeliveryTokens:
+class DeliveryTokens(NamedTuple):
     """The tokens that a mail carries, and the left side of its Message-ID (the same at every attempt)."""
 
     track: str
@@ -74,6 +73,7 @@ class Keyring:
         return next(iter(self.keys.items()))
 
     def mac(self, key: bytes, label: bytes, body: bytes) -> bytes:
+        """HMAC-SHA256 of a labelled body."""
         return hmac.digest(key, label + b"\0" + body, "sha256")
 
 

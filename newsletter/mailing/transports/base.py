@@ -1,10 +1,9 @@
 """What every way out of the house promises, whether it speaks SMTP or an ESP's API."""
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from newsletter.mailing.personalizing import Personalizer, Recipient
 from newsletter.mailing.tokens import DeliveryKey
@@ -24,8 +23,7 @@ class Result(Enum):
     UNKNOWN = "unknown"  # it may have been accepted; nobody can say
 
 
-@dataclass(frozen=True, slots=True)
-class Report:
+class Report(NamedTuple):
     """The result of one recipient with what the server said."""
 
     key: DeliveryKey
