@@ -12,14 +12,15 @@ from typing import Any
 
 from django.conf import settings
 from django.db import DatabaseError, connection, transaction
-from django.db.models import F, Q, QuerySet
+from django.db.models import Q, QuerySet
 from django.db.models.functions import Now
 
 from campaigns import journal, workers
 from campaigns.models import Batch, Campaign, CampaignState, Delivery, DeliveryState
 
-# A message is sent again when nothing came of the last one for this long; a lost one costs time, not mail.
-ENQUEUE_AGAIN = timedelta(seconds=60)
+# A message is sent again when nothing came of the last one for this long; a lost one costs time, not mail, and one too
+# many finds the batch taken.
+ENQUEUE_AGAIN = timedelta(seconds=20)
 ENQUEUE_AT_ONCE = 200  # batches that one sweep hands out
 ATTEMPTS_BEFORE_ASIDE = 3
 
@@ -177,13 +178,15 @@ def take_back_expired(*, now: datetime) -> int:
 
 
 def _take_back(batch: Batch, told: "journal.Told | None") -> int:
-    aside = batch.attempts + 1 >= ATTEMPTS_BEFORE_ASIDE
+    # A worker that got somewhere was killed by something else than this batch.
+    attempts = 1 if told is not None and told.answered else batch.attempts + 1
+    aside = attempts >= ATTEMPTS_BEFORE_ASIDE
     with transaction.atomic():
         freed = Batch.objects.filter(
             pk=batch.pk, lease=batch.lease, leased_until=batch.leased_until, state=Batch.State.LEASED
         ).update(
             state=Batch.State.ASIDE if aside else Batch.State.READY,
-            attempts=F("attempts") + 1,
+            attempts=attempts,
             leased_until=None,
             enqueued_at=None,
         )

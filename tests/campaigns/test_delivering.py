@@ -11,6 +11,7 @@ from django.conf import LazySettings, settings
 from django.db import connection, connections
 
 from campaigns import batching, closing, composing, delivering, journal, scheduling, workers
+from campaigns.journal import Journal
 from campaigns.models import Batch, Campaign, CampaignState, Delivery, DeliveryError, DeliveryState, SkipReason
 from newsletter.env import email_url
 from newsletter.mailing.personalizing import Personalizer, Recipient
@@ -389,3 +390,40 @@ def test_every_attempt_of_a_mail_is_the_same_mail(
     composing.revision.cache_clear()
     again = composing.revision(campaign.pk).message(composing.recipient_of(person, campaign.pk))
     assert again.content == mail_server.contents[0]
+
+
+def test_a_batch_that_ended_three_workers_is_set_aside_and_shown(
+    garden: List, subscribe: People, launched: Drafts
+) -> None:
+    subscribe(garden, 3)
+    campaign = launched()
+    batch = Batch.objects.get(campaign=campaign)
+    at = NOW
+    for _ in range(batching.ATTEMPTS_BEFORE_ASIDE):
+        lease = batching.claim(batch.pk, worker="elsewhere", now=at)
+        assert lease
+        Journal(lease.number).leave()
+        at += timedelta(seconds=121)
+        batching.take_back_expired(now=at)
+    batch.refresh_from_db()
+    assert batch.state == Batch.State.ASIDE
+    assert batching.finish_campaigns(now=at) == [], "somebody has to look at it"
+
+
+def test_a_worker_that_got_somewhere_was_not_ended_by_the_batch(
+    garden: List, subscribe: People, launched: Drafts
+) -> None:
+    people = subscribe(garden, 5)
+    campaign = launched()
+    batch = Batch.objects.get(campaign=campaign)
+    at = NOW
+    for person in people[:4]:
+        lease = batching.claim(batch.pk, worker="elsewhere", now=at)
+        assert lease
+        sending = mark_a_window(lease)
+        sending.begins(DeliveryKey(campaign.pk, person.pk))
+        sending.told(Report(DeliveryKey(campaign.pk, person.pk), Result.ACCEPTED))
+        at += timedelta(seconds=121)
+        batching.take_back_expired(now=at)
+    batch.refresh_from_db()
+    assert (batch.state, batch.attempts) == (Batch.State.READY, 1)
