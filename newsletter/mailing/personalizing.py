@@ -1,6 +1,5 @@
 """Values into slots: what one recipient costs. Prepared once a revision and process, then a join for each person."""
 
-import binascii
 import functools
 import html
 import re
@@ -15,11 +14,10 @@ from liquid.exceptions import LiquidError
 from newsletter.mailing import mergetags
 from newsletter.mailing.compiling import Compiled, Piece
 from newsletter.mailing.headers import address_domain, mailbox, needs_smtputf8, unstructured, wire_address
+from newsletter.mailing.quoting import quoted_printable, quoted_value
 from newsletter.mailing.tokens import DeliveryKey, DeliveryTokens, Keyring, delivery_tokens
 
 _SIMPLE = re.compile(r"\{\{ ([A-Za-z_]\w*)(?: \| default: (?:'([^'|]*)'|\"([^\"|]*)\"))? \| (_\w+) \}\}")
-_SAFE_QP = re.compile(r"[!-<>-~][ -<>-~]{0,68}[!-<>-~]|[!-<>-~]|")
-_DOT_LINE = re.compile(rb"(?m)^\.")
 _SOFT = b"=\r\n"
 # Where a person's tokens go. Random, so that no subscriber's value can name one.
 _TRACK_MARK = f"track{secrets.token_hex(12)}".encode("ascii")
@@ -389,36 +387,3 @@ def _merged(flat: list[tuple[str, Any]]) -> list[tuple[str, Any]]:
 
 def _ends_line(item: bytes | Slot) -> bool:
     return isinstance(item, bytes) and item.endswith(b"\n")
-
-
-def quoted_printable(text: str) -> bytes:
-    """Text as quoted-printable with CRLF line ends; no line starts with a dot, so SMTP need not stuff any.
-
-    It may end without a line end; it must begin at the start of a line.
-    """
-    normal = text.replace("\r\n", "\n").replace("\r", "\n")
-    encoded = binascii.b2a_qp(normal.encode("utf-8"), quotetabs=False, istext=True)
-    if _DOT_LINE.search(encoded):
-        encoded = b"\n".join(_undotted(line) for line in encoded.split(b"\n"))
-    return encoded.replace(b"\n", b"\r\n")
-
-
-def _undotted(line: bytes) -> bytes:
-    if not line.startswith(b"."):
-        return line
-    line = b"=2E" + line[1:]
-    # Two characters longer: past the 76 of RFC 2045 the rest goes to a line of its own.
-    return (
-        line
-        if len(line) <= 76
-        else line[:70] + b"=\n" + line[70:]
-        if b"=" not in line[66:70]
-        else (line[:65] + b"=\n" + line[65:])
-    )
-
-
-def quoted_value(value: str) -> bytes:
-    """A slot's value as quoted-printable, standing at the start of a line."""
-    if _SAFE_QP.fullmatch(value) and not value.startswith("."):
-        return value.encode("ascii")
-    return quoted_printable(value)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from newsletter.mailing.headers import HeaderError
-from newsletter.mailing.personalizing import quoted_printable
+from newsletter.mailing.quoting import quoted_printable
 from newsletter.mailing.tokens import DeliveryKey, Purpose, read_delivery
 from tests.newsletter.mailing.building import LETTER, RING, compiled, person, personalizer
 
