@@ -1,7 +1,7 @@
 """What an editor may do with a campaign: send, schedule, pause, resume, cancel; and its launch when it is due."""
 
 from collections.abc import Collection
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from django.conf import settings
 from django.db import transaction
@@ -13,6 +13,7 @@ from campaigns.models import Batch, Campaign, CampaignState, Delivery, DeliveryS
 from subscribers.models import AuditEntry
 
 S = CampaignState
+FURTHEST = timedelta(days=3_653)  # ten years; a time beyond them is a slip of the hand
 
 
 def send_now(campaign_id: int, *, actor: str = "", overrides: Collection[str] = (), now: datetime) -> None:
@@ -30,6 +31,8 @@ def schedule(
     campaign = get(campaign_id)
     if at < now:
         raise CampaignError("The time lies in the past.")
+    if at - now > FURTHEST:
+        raise CampaignError("The time lies more than ten years ahead.")
     blockers = preflight.blockers(preflight.check(campaign), overrides=overrides)
     if blockers:
         raise NotReady(blockers)

@@ -16,10 +16,21 @@ class Refusal(CommandError):
 class OneLineParser(CommandParser):
     """Says what is wrong with the arguments in one line, without the usage before it."""
 
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        for argument in args or ():
+            if not is_text(argument):
+                self.error(f"the argument {argument!a} is not UTF-8 text")
+        return super().parse_args(args, namespace)
+
     def error(self, message: str) -> NoReturn:
         if not self.called_from_command_line:
             super().error(message)
         self.exit(2, f"{self.prog}: {' '.join(message.split())}\n")
+
+
+def is_text(argument: str) -> bool:
+    """Whether a database can keep it: bytes of a shell that are no UTF-8 arrive as halves of characters."""
+    return "\0" not in argument and argument.encode(errors="ignore").decode() == argument
 
 
 def one_line_errors(parser: CommandParser) -> None:

@@ -15,6 +15,11 @@ MAX_COLUMNS = 60
 _EMAIL_NAMES = {"email", "e-mail", "email address", "e-mail address", "email_address"}
 
 
+def harmless(text: str) -> str:
+    """A cell that no spreadsheet takes for a formula."""
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
+
+
 class BadFile(ValueError):
     """The file as a whole cannot be read; one sentence for a person."""
 

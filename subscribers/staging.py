@@ -13,7 +13,7 @@ from django.db import connection, transaction
 from django.utils.translation import gettext as _
 
 from subscribers import suppressing, validating
-from subscribers.csvfile import CsvFile, Row
+from subscribers.csvfile import CsvFile, Row, harmless
 from subscribers.models import ImportRun, List
 
 SLICE = 20_000  # rows of one transaction
@@ -280,7 +280,7 @@ def write_report(path: Path) -> int:
         writer = csv.writer(out)
         writer.writerow(["line", "email", "reason"])
         for line, shown, problem in _refused_rows():
-            writer.writerow([line, _harmless(shown), problem])
+            writer.writerow([line, harmless(shown), problem])
             number += 1
     path.chmod(0o640)
     return number
@@ -301,8 +301,3 @@ def _refused_rows() -> Iterator[tuple[int, str, str]]:
             return
         yield from rows
         after = rows[-1][0]
-
-
-def _harmless(text: str) -> str:
-    """A cell that no spreadsheet takes for a formula."""
-    return f"'{text}" if text[:1] in {"=", "+", "-", "@", "\t", "\r"} else text

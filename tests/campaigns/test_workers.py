@@ -49,6 +49,7 @@ def test_two_thousand_people_get_exactly_one_mail_each_with_their_own_token(
         (["send_campaign", "999"], "There is no campaign 999."),
         (["send_campaign", "DRAFT"], "Nobody on this list can be mailed."),
         (["send_campaign", "DRAFT", "--at", "tomorrow"], "is not a time"),
+        (["send_campaign", "DRAFT", "--at", "9999-12-31T23:59:59-14:00"], "more than ten years ahead"),
         (["campaign_status", "999"], "There is no campaign 999."),
     ],
 )
@@ -72,7 +73,15 @@ def test_a_refusal_in_a_shell_is_one_line_on_standard_error() -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["campaign_status", "abc"], ["create_list", "x"], ["hygiene"], ["hygiene", "run", "--list", "x", "--cap", "abc"]],
+    [
+        ["campaign_status", "abc"],
+        ["create_list", "x"],
+        ["hygiene"],
+        ["hygiene", "run", "--list", "x", "--cap", "abc"],
+        ["create_list", "x", "--name", "\udcff"],
+        ["hygiene", "preview", "--list", "\udcff"],
+        ["create_campaign", "--list", "x", "--subject", "a\0b", "--body", "x"],
+    ],
 )
 def test_arguments_that_cannot_be_read_are_one_line_too(
     arguments: list[str], capsys: pytest.CaptureFixture[str]

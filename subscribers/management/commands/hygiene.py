@@ -10,6 +10,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.utils.dateparse import parse_datetime
 
 from newsletter.commands import one_line_errors
+from subscribers import csvfile
 from subscribers.hygiene import policies, pruning
 from subscribers.hygiene.errors import HygieneError
 from subscribers.models import HygieneEntry, HygieneRun, List
@@ -88,7 +89,8 @@ def _moment(text: str | None) -> datetime | None:
         found = parse_datetime(text)
     except ValueError:
         found = None
-    if found is None or found.tzinfo is None:
+    # Beyond these years the sums of days with it would leave the calendar.
+    if found is None or found.tzinfo is None or not 1990 <= found.year < 9999:
         raise HygieneError(f"--at must be a moment with its time zone, such as 2026-03-01T08:00:00Z, not {text}.")
     return found
 
@@ -114,10 +116,12 @@ def _write_csv(made: HygieneRun, path: Path) -> None:
 
 def _csv_row(made: HygieneRun, entry: HygieneEntry) -> list[Any]:
     found = entry.evidence
-    shown = [_plain(found["email"]), made.list.slug, entry.action, entry.reason, found["since"], found["silent"]]
+    shown = [
+        csvfile.harmless(found["email"]),
+        made.list.slug,
+        entry.action,
+        entry.reason,
+        found["since"],
+        found["silent"],
+    ]
     return [*shown, json.dumps(found)]
-
-
-def _plain(text: str) -> str:
-    """A cell that no spreadsheet takes for a formula."""
-    return f"'{text}" if text[:1] in "=+-@\t\r" else text
