@@ -5,6 +5,7 @@ however long the file is. The history becomes visible in one transaction: an imp
 behind but empty campaigns without a number, and can simply be repeated.
 """
 
+import codecs
 import csv
 import json
 from collections.abc import Iterator, Sequence
@@ -19,7 +20,7 @@ from django.db import DatabaseError, connection, transaction
 
 from campaigns import closing, freezing
 from campaigns.models import Campaign, CampaignState, Delivery
-from subscribers import engagement, validating
+from subscribers import csvfile, engagement, validating
 from subscribers.models import List
 from tracking import history_sql as sql
 from tracking import retention, verdicts
@@ -54,7 +55,7 @@ class Report:
             self._file = self.path.open("w", encoding="utf-8", newline="")
             self._rows = csv.writer(self._file)
             self._rows.writerow(["line", "reason", "content"])
-        self._rows.writerow([line, reason, " ".join(content)])
+        self._rows.writerow([line, reason, csvfile.harmless(" ".join(content))])
         self.count += 1
 
     def close(self) -> None:
@@ -99,6 +100,8 @@ def _stage(file: BinaryIO, refusals: Report, *, now: datetime) -> int:
     with connection.cursor() as cursor, cursor.copy(sql.COPY_LINES) as copy:
         while (raw := read_line(file)) is not None:
             number += 1
+            if number == 1:
+                raw = raw.removeprefix(codecs.BOM_UTF8)
             if not raw.strip():
                 continue
             try:

@@ -55,7 +55,7 @@ def parse(raw: bytes, *, now: datetime) -> Line:
         email=_text(found, "email").strip(),
         campaign=_text(found, "campaign").strip(),
         at=_moment(_text(found, "at"), now=now),
-        url=_text(found, "url") if is_click else "",
+        url=_link(_text(found, "url")) if is_click else "",
         method=(_text(found, "method", required=False) or "GET").upper(),
         user_agent=_text(found, "user_agent", required=False) if found.get("user_agent") is not None else None,
         ip=_text(found, "ip", required=False),
@@ -92,6 +92,13 @@ def _text(found: dict[str, Any], name: str, *, required: bool = True) -> str:
     if len(value) > _LONGEST.get(name, 100):
         raise BadLine(f"{name} is longer than {_LONGEST.get(name, 100)} characters")
     return value
+
+
+def _link(url: str) -> str:
+    """A page's address: reports show it as a link, which must not run anything."""
+    if not url.lower().startswith(("https://", "http://")):
+        raise BadLine("url must begin with https:// or http://")
+    return url
 
 
 def _moment(text: str, *, now: datetime) -> datetime:

@@ -150,6 +150,7 @@ def test_every_refused_line_says_why(weekly: List, tmp_path: Path) -> None:
         "email is missing": {**good[0], "email": ""},
         "email must be text": {**good[0], "email": 7},
         "url is missing": line("click", "ann", 1),
+        "url must begin with https:// or http://": line("click", "ann", 1, url="javascript:alert(1)"),
         "at is no ISO time, such as 2025-02-14T08:00:00Z": {**good[0], "at": "14 Feb"},
         "at has no time zone; end it with Z or an offset": {**good[0], "at": "2025-01-03T08:00:00"},
         "at lies in the future": {**good[0], "at": "2031-01-03T08:00:00Z"},
@@ -174,6 +175,14 @@ def test_lines_that_cannot_be_read_are_refused_and_the_rest_is_taken(
     report = tmp_path / "refused.csv"
     assert history.import_history(file, to=weekly, report=report, now=NOW) == Counts(1, 0, 1)
     assert reason in report.read_text(encoding="utf-8")
+
+
+def test_a_mark_of_the_encoding_and_cells_of_a_report_are_harmless(weekly: List, tmp_path: Path) -> None:
+    subscribe(weekly, "ann")
+    file = BytesIO(b"\xef\xbb\xbf" + json.dumps(sent("ann", 1)[0]).encode() + b"\r\n=HYPERLINK(1)\r\n")
+    report = tmp_path / "refused.csv"
+    assert history.import_history(file, to=weekly, report=report, now=NOW) == Counts(1, 0, 1)
+    assert "'=HYPERLINK(1)" in report.read_text(encoding="utf-8")
 
 
 def test_of_those_who_agreed_to_the_date_only_the_date_is_kept(weekly: List, tmp_path: Path) -> None:
