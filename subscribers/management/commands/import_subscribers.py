@@ -57,6 +57,8 @@ class Command(BaseCommand):
             "refused": counts.refused,
         }
         if as_json:
+            if counts.note:
+                self.stderr.write(counts.note)
             self.stdout.write(json.dumps({**figures, "report": str(report)}))
             return
         self.stdout.write(", ".join(f"{number} {name}" for name, number in figures.items()) + ".")
