@@ -29,15 +29,13 @@ def the_demo_stays_on_this_machine(**_: Any) -> list[CheckMessage]:
     """The demo shows every mail to everybody and its password lies in a file: never under a public name."""
     if not settings.DEMO:
         return []
-    return [
-        Error(
-            f"DEMO is on and {name} is {url}, which others can reach.",
-            hint="Set DEMO=0 for an installation that others can reach, or use an address such as http://127.0.0.1:8000.",
-            id="newsletter.E001",
-        )
-        for name, url in (("SITE_URL", settings.SITE_URL), ("EDGE_URL", settings.EDGE_URL))
-        if not is_loopback(url)
-    ]
+    urls = {"SITE_URL": settings.SITE_URL, "EDGE_URL": settings.EDGE_URL}
+    found = [f"{name} is {url}" for name, url in urls.items() if not is_loopback(url)]
+    named = {urlsplit(url).hostname for url in urls.values()}  # hosts that are allowed since their URL is ours
+    others = [host for host in settings.ALLOWED_HOSTS if host not in named and not is_loopback(f"http://{host}")]
+    found += [f"ALLOWED_HOSTS holds {host}" for host in others]
+    hint = "Set DEMO=0 for an installation that others can reach, or use an address such as http://127.0.0.1:8000."
+    return [Error(f"DEMO is on and {one}, which others can reach.", hint=hint, id="newsletter.E001") for one in found]
 
 
 @register(Tags.security)

@@ -143,10 +143,10 @@ EMAIL_URL = env.str("EMAIL_URL", default="smtp://127.0.0.1:25")
 ANYMAIL = {"WEBHOOK_SECRET": env.str("ANYMAIL_WEBHOOK_SECRET", default="")} if "ANYMAIL_WEBHOOK_SECRET" in env else {}
 try:
     MAIL_TRANSPORT = environment.email_url(EMAIL_URL)
+    ANYMAIL.update(environment.anymail_settings(MAIL_TRANSPORT))
+    EMAIL_BACKEND = environment.email_backend(MAIL_TRANSPORT)
 except ValueError as error:
     raise ImproperlyConfigured(str(error)) from error
-ANYMAIL.update(environment.anymail_settings(MAIL_TRANSPORT))
-EMAIL_BACKEND = environment.email_backend(MAIL_TRANSPORT)
 if MAIL_TRANSPORT.is_smtp:
     EMAIL_HOST = MAIL_TRANSPORT.host or "127.0.0.1"
     EMAIL_PORT = MAIL_TRANSPORT.port or (465 if MAIL_TRANSPORT.scheme == "smtps" else 25)

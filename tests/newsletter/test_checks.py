@@ -23,9 +23,17 @@ def ids(found: list[CheckMessage]) -> list[str]:
 )
 def test_the_demo_is_refused_under_a_public_name(settings: Settings, site: str, edge: str, expected: list[str]) -> None:
     settings.DEMO, settings.SITE_URL, settings.EDGE_URL = True, site, edge
+    settings.ALLOWED_HOSTS = ["127.0.0.1", "localhost"]
     assert ids(checks.the_demo_stays_on_this_machine()) == expected
     settings.DEMO = False
     assert checks.the_demo_stays_on_this_machine() == []
+
+
+@pytest.mark.parametrize("host", ["news.example.org", ".example.org", "*"])
+def test_the_demo_does_not_answer_to_a_public_name(settings: Settings, host: str) -> None:
+    settings.DEMO, settings.SITE_URL, settings.EDGE_URL = True, "http://127.0.0.1:8000", "http://127.0.0.1:8001"
+    settings.ALLOWED_HOSTS = ["127.0.0.1", "localhost", "[::1]", host]
+    assert ids(checks.the_demo_stays_on_this_machine()) == ["E001"]
 
 
 @pytest.mark.parametrize("url", ["news.example.org", "ftp://news.example.org", "https://news.example.org/sub", ""])
