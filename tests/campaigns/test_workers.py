@@ -50,6 +50,7 @@ def test_two_thousand_people_get_exactly_one_mail_each_with_their_own_token(
         (["send_campaign", "DRAFT"], "Nobody on this list can be mailed."),
         (["send_campaign", "DRAFT", "--at", "tomorrow"], "is not a time"),
         (["send_campaign", "DRAFT", "--at", "9999-12-31T23:59:59-14:00"], "more than a hundred years ahead"),
+        (["send_campaign", "DRAFT", "--at", ""], "is not a time"),  # a script's empty variable must not send at once
         (["campaign_status", "999"], "There is no campaign 999."),
     ],
 )

@@ -29,7 +29,7 @@ class Command(JsonCommand):
     def run(self, **options: Any) -> dict[str, Any]:
         now = datetime.now(UTC)
         campaign_id = options["campaign"]
-        at = _moment(options["at"]) if options["at"] else now
+        at = now if options["at"] is None else _moment(options["at"])
         # A script has nobody to ask: what the admin refuses for the law's sake is said aloud here and kept on record.
         scheduling.schedule(campaign_id, at, actor="command", overrides=[preflight.NO_POSTAL_ADDRESS], now=now)
         if not scheduling.get(campaign_id).from_identity.postal_address:
