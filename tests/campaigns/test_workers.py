@@ -45,6 +45,8 @@ def test_two_thousand_people_get_exactly_one_mail_each_with_their_own_token(
         (["create_campaign", "--list", "garden", "--subject", "{{ x", "--body", "BODY"], "never closed"),
         (["create_campaign", "--list", "garden", "--subject", "x", "--body", "BODY", "--layout", "no"], "no layout"),
         (["create_campaign", "--list", "garden", "--subject", " ", "--body", "BODY"], "The subject is empty."),
+        (["create_campaign", "--list", "garden", "--subject", "\a\r\n", "--body", "BODY"], "The subject is empty."),
+        (["create_campaign", "--list", "garden", "--subject", "x", "--body", "EMPTY"], "is empty"),
         (["create_campaign", "--list", "garden", "--subject", "x" * 251, "--body", "BODY"], "longer than 250"),
         (["send_campaign", "999"], "There is no campaign 999."),
         (["send_campaign", "DRAFT"], "Nobody on this list can be mailed."),
@@ -58,7 +60,11 @@ def test_bad_input_is_one_clear_line_and_exit_2(
     garden: List, draft: Callable[..., Campaign], body: str, arguments: list[str], sentence: str
 ) -> None:
     campaign = draft()
-    filled = [{"BODY": body, "DRAFT": str(campaign.pk)}.get(argument, argument) for argument in arguments]
+    empty = Path(body).with_name("empty.md")
+    empty.write_text(" \n", encoding="utf-8")
+    filled = [
+        {"BODY": body, "EMPTY": str(empty), "DRAFT": str(campaign.pk)}.get(argument, argument) for argument in arguments
+    ]
     with pytest.raises(CommandError, match=re.escape(sentence)) as refused:
         call_command(*filled, "--json")
     assert refused.value.returncode == 2

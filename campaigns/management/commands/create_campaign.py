@@ -10,6 +10,7 @@ from campaigns import composing
 from campaigns.errors import CampaignError
 from campaigns.models import MailTemplate
 from newsletter.commands import JsonCommand, Refusal
+from newsletter.mailing.headers import one_line
 from subscribers.models import List
 
 
@@ -33,7 +34,7 @@ class Command(JsonCommand):
         layout = MailTemplate.objects.filter(slug=options["layout"] or composing.DEFAULT_LAYOUT).first()
         if layout is None:
             raise Refusal(f"There is no layout “{options['layout']}”.")
-        if not options["subject"].strip():
+        if not one_line(options["subject"]):
             raise Refusal("The subject is empty.")
         try:
             body = Path(options["body"]).read_text(encoding="utf-8")
@@ -41,6 +42,8 @@ class Command(JsonCommand):
             raise Refusal(f"The text {options['body']} cannot be read: {error.strerror}.") from error
         except UnicodeDecodeError as error:
             raise Refusal(f"The text {options['body']} is not UTF-8.") from error
+        if not body.strip():
+            raise Refusal(f"The text {options['body']} is empty.")
         with transaction.atomic():
             campaign = composing.create(
                 list=of_list, subject=options["subject"], preheader=options["preheader"], body=body, layout=layout
