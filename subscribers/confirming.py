@@ -8,7 +8,7 @@ import logging
 import smtplib
 from collections.abc import Iterator
 from datetime import datetime, timedelta
-from email.utils import formataddr
+from email.utils import formataddr, make_msgid
 from urllib.parse import urlsplit
 
 from anymail.exceptions import AnymailError, AnymailInvalidAddress, AnymailRecipientsRefused
@@ -22,6 +22,7 @@ from django.urls import reverse
 from django.utils import translation
 from django.utils.translation import gettext as _
 
+from newsletter.mailing.headers import address_domain
 from newsletter.mailing.keys import keyring
 from newsletter.mailing.tokens import BadToken, confirmation_token, read_confirmation
 from subscribers import engagement
@@ -176,7 +177,12 @@ def message(subscription: Subscription, mail: BaseEmailBackend | None, *, now: d
             to=[subscription.subscriber.email],
             reply_to=[sender.reply_to] if sender.reply_to else None,
             # RFC 3834: no holiday notice shall answer this.
-            headers={"Auto-Submitted": "auto-generated", "X-Auto-Response-Suppress": "All"},
+            headers={
+                "Auto-Submitted": "auto-generated",
+                "X-Auto-Response-Suppress": "All",
+                # At the sender's domain; the name of this machine, Django's choice, may be "localhost".
+                "Message-ID": make_msgid(domain=address_domain(sender.email)),
+            },
             connection=mail,
         )
         message.attach_alternative(render_to_string("mail/confirmation.html", facts), "text/html")

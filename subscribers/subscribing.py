@@ -44,7 +44,7 @@ def subscribe(list_id: int, *, email: str, name: str = "", source: str, network:
     if suppressing.is_suppressed(address.key):
         return
     with transaction.atomic():
-        subscriber = _known_or_new(address, name=name, now=now)
+        subscriber = _known_or_new(address, name=" ".join(name.split()), now=now)
         if not _may_mail(subscriber, newsletter, now):
             return
         subscription_id = _request(newsletter, subscriber, source=source, now=now)

@@ -1,6 +1,6 @@
 """What the sender's domain and the mail server say: DNS records, and a test mail through the real transport."""
 
-from email.utils import formataddr
+from email.utils import formataddr, make_msgid
 from smtplib import SMTPException, SMTPRecipientsRefused, SMTPResponseException
 
 from anymail.exceptions import AnymailError
@@ -10,6 +10,7 @@ from django.utils.translation import gettext as _
 
 from newsletter import dns
 from newsletter.dns import Record
+from newsletter.mailing.headers import address_domain
 from subscribers import validating
 from subscribers.models import SenderIdentity
 
@@ -45,7 +46,7 @@ def send_test(sender: SenderIdentity, to: str) -> str:
         % {"site": settings.SITE_URL},
         from_email=formataddr((sender.name, sender.email)),
         to=[address],
-        headers={"Auto-Submitted": "auto-generated"},
+        headers={"Auto-Submitted": "auto-generated", "Message-ID": make_msgid(domain=address_domain(sender.email))},
     )
     try:
         message.send()

@@ -72,6 +72,7 @@ def test_the_mail_is_complete(asked: Subscription, mail_server: MailServer) -> N
     assert message["To"] == "bea@mail.example"
     assert message["Subject"] == "Please confirm: The Potting Shed"
     assert message["Auto-Submitted"] == "auto-generated"
+    assert message["Message-ID"].endswith("@shed.example>")
     assert message.get_content_type() == "multipart/alternative"
     link = link_in(message)
     for kind in ("plain", "html"):

@@ -40,6 +40,11 @@ def test_a_request_is_written_down_with_proof_and_a_mail_is_due(garden: List) ->
     assert mails_due() == 1
 
 
+def test_a_name_is_one_line(garden: List) -> None:
+    ask(garden, name=" Bea\r\nBcc: cat@mail.example ")
+    assert Subscriber.objects.get().name == "Bea Bcc: cat@mail.example"
+
+
 def test_a_bad_address_and_an_unknown_list_are_refused(garden: List) -> None:
     with pytest.raises(InvalidAddress):
         ask(garden, "bea@")
