@@ -15,7 +15,10 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 from liquid import Environment
-from liquid.exceptions import LiquidError
+from liquid.builtin.filters.array import join
+from liquid.builtin.filters.string import replace
+from liquid.exceptions import FilterValueError, LiquidError
+from liquid.filter import with_environment
 from liquid.stringify import to_liquid_string
 
 RANGE_LIMIT = 1_000
@@ -84,6 +87,26 @@ ESCAPES: Mapping[str, Callable[[Any], str]] = {
 }
 
 
+def _bounded_replace(value: Any, old: Any, new: Any = "") -> Any:
+    """`replace`, refused before a few of them in a row make gigabytes."""
+    text, old, new = (to_liquid_string(one, autoescape=False) for one in (value, old, new))
+    _check_size(len(text) + text.count(old) * len(new))
+    return replace(text, old, new)
+
+
+@with_environment
+def _bounded_join(value: Any, separator: Any = " ", *, environment: Environment) -> Any:
+    """`join`, bounded in the same way: what it joins is bounded already, its joints are not."""
+    if isinstance(value, list | tuple | str | range):
+        _check_size(len(value) * len(to_liquid_string(separator, autoescape=False)))
+    return join(value, separator, environment=environment)
+
+
+def _check_size(characters: int) -> None:
+    if characters > OUTPUT_LIMIT:
+        raise FilterValueError(f"it makes more than {OUTPUT_LIMIT} characters", token=None)
+
+
 class _Bounded(Environment):
     loop_iteration_limit = RANGE_LIMIT
     output_stream_limit = OUTPUT_LIMIT
@@ -95,6 +118,7 @@ class _Bounded(Environment):
     def setup_tags_and_filters(self, *, extra: bool = False) -> None:
         super().setup_tags_and_filters(extra=False)
         self.filters = {name: func for name, func in self.filters.items() if name in ALLOWED_FILTERS}
+        self.filters.update(replace=_bounded_replace, join=_bounded_join)
         allowed = BLOCK_STARTS | {"break", "continue", "#", "content", "output", "illegal"}
         self.tags = {name: tag for name, tag in self.tags.items() if name in allowed}
 

@@ -106,8 +106,10 @@ def _slot(source: str) -> Slot:
     def render(context: _Context) -> str:
         try:
             return template.render(**context)
-        except LiquidError as error:
-            raise PersonalizeError(f"A merge tag cannot be filled in: {str(error).splitlines()[0]}") from error
+        except (LiquidError, ValueError, ArithmeticError, TypeError, RecursionError) as error:
+            # Some filters let Python's own errors through, such as `floor` of a value that is "nan".
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise PersonalizeError(f"A merge tag cannot be filled in: {reason}") from error
 
     return render
 

@@ -11,6 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from newsletter.mailing.headers import HeaderError
+from newsletter.mailing.mergetags import OUTPUT_LIMIT
+from newsletter.mailing.personalizing import PersonalizeError
 from newsletter.mailing.quoting import quoted_printable
 from newsletter.mailing.tokens import DeliveryKey, Purpose, read_delivery
 from tests.newsletter.mailing.building import LETTER, RING, compiled, person, personalizer
@@ -167,3 +169,27 @@ def test_an_international_domain_goes_as_a_labels_and_a_local_part_asks_for_smtp
 def test_an_address_that_cannot_be_mailed_is_refused(email: str) -> None:
     with pytest.raises(HeaderError):
         MAIL.message(person(email=email))
+
+
+@pytest.mark.parametrize(
+    "tag",
+    [
+        pytest.param("{{ score | floor }}", id="a value that is no number"),
+        pytest.param("{{ 9" + f" | times: {10**200}" * 30 + " }}", id="a number with too many digits"),
+        pytest.param("{{ 'a'" + f" | replace: 'a', '{'a' * 100}'" * 4 + " | size }}", id="replacements that multiply"),
+        pytest.param("{{ 'a'" + f" | replace: '', '{'a' * 100}'" * 4 + " | size }}", id="between all characters"),
+        pytest.param(f"{{{{ long | split: '' | join: '{'a' * 100}' | size }}}}", id="joints that multiply"),
+    ],
+)
+def test_a_tag_that_cannot_be_filled_in_fails_for_its_recipient_alone(tag: str) -> None:
+    mail = personalizer(compiled(f"Hello {tag}"))
+    recipient = person(fields={"score": "nan", "long": "a" * (OUTPUT_LIMIT // 50)})
+    with pytest.raises(PersonalizeError, match="A merge tag cannot be filled in: "):
+        mail.message(recipient)
+
+
+def test_bounded_filters_do_what_liquid_says() -> None:
+    mail = personalizer(
+        compiled("{{ 'a-b-c' | replace: '-', '+' }} {{ 'a b' | split: ' ' | join }} {{ 12 | join: 'x' }}")
+    )
+    assert mail.rendered(person()).text.splitlines()[0] == "a+b+c a b 12"
