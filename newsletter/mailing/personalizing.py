@@ -109,7 +109,7 @@ def _slot(source: str) -> Slot:
         except (LiquidError, ValueError, ArithmeticError, TypeError, RecursionError) as error:
             # Some filters let Python's own errors through, such as `floor` of a value that is "nan".
             reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise PersonalizeError(f"A merge tag cannot be filled in: {reason}") from error
+            raise PersonalizeError(f"A merge tag cannot be filled in: {reason}.") from error
 
     return render
 
