@@ -11,6 +11,7 @@ from campaigns import composing, freezing, preflight, states
 from campaigns.errors import CampaignError, NotReady, WrongState
 from campaigns.models import Batch, Campaign, CampaignState, Delivery, DeliveryState, SkipReason
 from subscribers.models import AuditEntry
+from subscribers.tasks import enqueue
 
 S = CampaignState
 FURTHEST = timedelta(days=36_525)  # a hundred years; a time beyond them is a slip of the hand
@@ -44,7 +45,7 @@ def schedule(
         if at <= now:
             from campaigns.tasks import launch
 
-            transaction.on_commit(lambda: launch.delay(campaign_id))
+            transaction.on_commit(lambda: enqueue(launch, campaign_id))
 
 
 def unschedule(campaign_id: int, *, actor: str = "", now: datetime) -> None:
@@ -99,7 +100,7 @@ def resume(campaign_id: int, *, actor: str = "", now: datetime) -> None:
         Batch.objects.filter(campaign_id=campaign_id, state=Batch.State.READY).update(enqueued_at=None)
         from campaigns.tasks import sweep
 
-        transaction.on_commit(sweep.delay)
+        transaction.on_commit(lambda: enqueue(sweep))
 
 
 def cancel(campaign_id: int, *, actor: str = "", now: datetime) -> None:

@@ -1,5 +1,6 @@
 """A campaign sent by real Celery worker processes, from the command line to the mail server."""
 
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -70,6 +71,17 @@ def test_bad_input_is_one_clear_line_and_exit_2(
     assert refused.value.returncode == 2
     assert "\n" not in str(refused.value)
     assert Campaign.objects.count() == 1
+
+
+def test_a_broker_that_is_down_does_not_fail_what_stands_in_a_row(
+    garden: List, subscribe: Callable[..., list[Subscriber]], draft: Callable[..., Campaign]
+) -> None:
+    subscribe(garden, 1)
+    campaign = draft()
+    done = manage("send_campaign", str(campaign.pk), "--json", check=False, BROKER_URL="redis://127.0.0.1:1/1")
+    assert (done.returncode, json.loads(done.stdout or "{}")) == (0, {"campaign": campaign.pk, "state": "scheduled"})
+    assert "waits for the sweep" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_a_refusal_in_a_shell_is_one_line_on_standard_error() -> None:
