@@ -30,7 +30,6 @@ DELIVERY_MOVES: Mapping[DeliveryState, frozenset[DeliveryState]] = MappingProxyT
         D.SKIPPED: frozenset(),
     }
 )
-FINAL_DELIVERY = frozenset({D.ACCEPTED, D.FAILED, D.SKIPPED, D.UNKNOWN})
 
 
 def move(campaign_id: int, *, to: CampaignState, from_: tuple[CampaignState, ...], **updates: Any) -> bool:

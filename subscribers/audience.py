@@ -4,8 +4,6 @@ from dataclasses import dataclass
 
 from django.db import connection
 
-from subscribers.models import Subscription
-
 # Written once, used by the freeze and by the last check before the wire.
 ELIGIBLE = "subscription.state = 'active' AND subscriber.suppressed_at IS NULL"
 
@@ -37,8 +35,3 @@ def count(list_id: int) -> Audience:
     with connection.cursor() as cursor:
         cursor.execute(COUNT_AUDIENCE, [list_id])
         return Audience(*cursor.fetchone())
-
-
-def is_subscriber(list_id: int, subscriber_id: int) -> bool:
-    """Whether this person has any relation to this list."""
-    return Subscription.objects.filter(list_id=list_id, subscriber_id=subscriber_id).exists()

@@ -23,7 +23,6 @@ from liquid.stringify import to_liquid_string
 
 RANGE_LIMIT = 1_000
 OUTPUT_LIMIT = 200_000  # bytes that one tag or block may print
-VALUE_LIMIT = 10_000  # characters of one attribute value
 
 TAG = re.compile(r"\{\{.*?\}\}|\{%.*?%\}", re.DOTALL)
 _RANGE = re.compile(r"\(([^()]*?)\.\.([^()]*?)\)")
@@ -32,7 +31,6 @@ _TAG_NAME = re.compile(r"\{%-?\s*(\w+|#)")
 _ROOT = re.compile(r"\{\{-?\s*([A-Za-z_][\w-]*)\s*-?\}\}")
 
 BLOCK_STARTS = frozenset({"if", "unless", "case", "for", "comment"})
-BLOCK_PARTS = frozenset({"elsif", "else", "when", "break", "continue"})
 BLOCK_ENDS = frozenset({f"end{name}" for name in BLOCK_STARTS})
 _FILTERS = """
     abs append capitalize ceil compact concat date default divided_by downcase first floor join last lstrip map minus
@@ -201,7 +199,3 @@ class Lifted:
     def lift(self, source: str) -> str:
         """The source with every tag replaced by a word."""
         return TAG.sub(lambda found: self.put(found.group()), source)
-
-    def restore(self, text: str) -> str:
-        """The text with every word replaced by its tag as it was written."""
-        return self.pattern.sub(lambda found: self.tags[int(found.group(1))], text)

@@ -11,6 +11,7 @@ from django.conf import LazySettings, settings
 from django.db import connection, connections
 
 from campaigns import batching, closing, composing, delivering, journal, scheduling, workers
+from campaigns import states as states_module
 from campaigns.journal import Journal
 from campaigns.models import Batch, Campaign, CampaignState, Delivery, DeliveryError, DeliveryState, SkipReason
 from newsletter.env import email_url
@@ -427,3 +428,50 @@ def test_a_worker_that_got_somewhere_was_not_ended_by_the_batch(
         batching.take_back_expired(now=at)
     batch.refresh_from_db()
     assert (batch.state, batch.attempts) == (Batch.State.READY, 1)
+
+
+@pytest.fixture
+def seen_moves() -> Iterator[Callable[[], set[tuple[int, int]]]]:
+    """Every change of a delivery's state from now on, as a trigger of the database sees it."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """CREATE TABLE seen_move (was smallint, now smallint);
+            CREATE FUNCTION see_move() RETURNS trigger LANGUAGE plpgsql AS
+              $$ BEGIN INSERT INTO seen_move VALUES (OLD.state, NEW.state); RETURN NULL; END $$;
+            CREATE TRIGGER see_move AFTER UPDATE ON campaigns_delivery
+              FOR EACH ROW WHEN (OLD.state <> NEW.state) EXECUTE FUNCTION see_move()"""
+        )
+
+    def moves() -> set[tuple[int, int]]:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT DISTINCT was, now FROM seen_move")
+            return set(cursor.fetchall())
+
+    yield moves
+    with connection.cursor() as cursor:
+        cursor.execute("DROP FUNCTION see_move() CASCADE; DROP TABLE seen_move")
+
+
+def test_deliveries_move_only_as_the_table_of_states_allows(
+    garden: List,
+    subscribe: People,
+    launched: Drafts,
+    mail_server: MailServer,
+    seen_moves: Callable[[], set[tuple[int, int]]],
+) -> None:
+    people = subscribe(garden, 8)
+    campaign = launched()
+    batch = Batch.objects.get(campaign=campaign)
+    lease = batching.claim(batch.pk, worker="elsewhere", now=NOW)
+    assert lease
+    sending = mark_a_window(lease)
+    sending.begins(DeliveryKey(campaign.pk, people[0].pk))
+    later = NOW + timedelta(seconds=121)
+    batching.take_back_expired(now=later)
+    mail_server.answers = {people[1].email: "550 5.1.1 nobody", people[2].email: "451 4.7.1 later"}
+    Subscription.objects.filter(subscriber=people[3]).update(state="unsubscribed")
+    send(batch, mail_server, at=later)
+    scheduling.cancel(campaign.pk, now=later)
+    moves = {(DeliveryState(was), DeliveryState(now)) for was, now in seen_moves()}
+    assert len(moves) >= 8
+    assert all(now in states_module.DELIVERY_MOVES[was] for was, now in moves)
