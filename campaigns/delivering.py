@@ -73,9 +73,11 @@ RETURNING delivery.subscriber_id, judged.email, judged.name, judged.language, ju
 """
 
 # By the same lease: sending → what the server said; unknown → what it said, when the sweep was faster than the answer.
+# Whoever was given back was not tried: a service that asks everybody to wait costs nobody an attempt.
 SETTLE = f"""
 UPDATE campaigns_delivery AS delivery
-SET state = told.state, sent_at = CASE WHEN told.state = {DeliveryState.ACCEPTED} THEN %(now)s END
+SET state = told.state, attempts = delivery.attempts - CASE WHEN told.state = {DeliveryState.QUEUED} THEN 1 ELSE 0 END,
+    sent_at = CASE WHEN told.state = {DeliveryState.ACCEPTED} THEN %(now)s END
 FROM unnest(%(ids)s::bigint[], %(states)s::smallint[]) AS told(subscriber_id, state)
 WHERE delivery.campaign_id = %(campaign)s AND delivery.subscriber_id = told.subscriber_id
   AND delivery.subscriber_id = ANY(%(ids)s::bigint[])  -- by the key, whatever the planner thinks of unnest
@@ -131,6 +133,7 @@ def send_batch(
         except TransportError as error:
             log.warning("batch %s waits: %s", batch_id, error)
             sending.is_interrupted = True
+            sending.wait = error.retry_after or TRANSPORT_DOWN_DELAY
         sending.settle()
         return _close(lease, sending, now=clock())
 
@@ -156,6 +159,7 @@ class _Sending:
         self._clock = clock
         self.is_told_to_stop = stopping
         self.is_interrupted = False  # the transport gave people back
+        self.wait = TRANSPORT_DOWN_DELAY  # how long the transport asks to be left alone after that
         self._open: dict[int, int] = {}  # people marked as being sent → attempts, until told what became of them
         self._told: list[_Told] = []
         self._heartbeat = Heartbeat(lease, clock=clock)
@@ -316,7 +320,7 @@ def _close(lease: Lease, sending: _Sending, *, now: datetime) -> Outcome:
         outcome.retry_batch = batching.later(lease, at=now + delay)
     if batching.has_rows(lease):
         if sending.is_interrupted and not sending.is_told_to_stop():
-            batching.put_off(lease, until=now + TRANSPORT_DOWN_DELAY)
+            batching.put_off(lease, until=now + sending.wait)
         else:
             batching.give_back(lease)
     else:

@@ -18,7 +18,7 @@ from newsletter.env import email_url
 from newsletter.mailing.personalizing import Personalizer, Recipient
 from newsletter.mailing.tokens import DeliveryKey
 from newsletter.mailing.transports import transport_for
-from newsletter.mailing.transports.base import Report, Result, Transport
+from newsletter.mailing.transports.base import Report, Result, Transport, TransportError
 from subscribers.models import Engagement, List, Subscriber, Subscription
 from tests.conftest import NOW, MailServer
 from tests.engines import engines
@@ -354,6 +354,39 @@ def test_the_transport_being_down_loses_nobody(garden: List, subscribe: People, 
     assert set(states(campaign).values()) == {DeliveryState.QUEUED}
     batch.refresh_from_db()
     assert (batch.state, batch.not_before) == (Batch.State.READY, NOW + delivering.TRANSPORT_DOWN_DELAY)
+
+
+class _Busy:
+    """A service that takes one person and asks to be left alone for a while."""
+
+    def deliver(
+        self,
+        personalizer: Personalizer,
+        recipients: Iterable[Recipient],
+        *,
+        until: Callable[[], datetime],
+        begins: Callable[[DeliveryKey], None] = lambda key: None,
+    ) -> Iterator[Report]:
+        waiting = iter(recipients)
+        yield Report(next(waiting).key, Result.ACCEPTED)
+        yield Report(next(waiting).key, Result.NOT_SENT)
+        raise TransportError("429 Too Many Requests", retry_after=timedelta(minutes=7))
+
+    def close(self) -> None:
+        pass
+
+
+def test_a_service_that_asks_to_wait_puts_the_batch_off_and_costs_nobody_an_attempt(
+    garden: List, subscribe: People, launched: Drafts
+) -> None:
+    subscribe(garden, 4)
+    campaign = launched()
+    batch = Batch.objects.get(campaign=campaign)
+    delivering.send_batch(batch.pk, transport=_Busy(), worker="test", clock=lambda: NOW)
+    batch.refresh_from_db()
+    assert (batch.state, batch.not_before) == (Batch.State.READY, NOW + timedelta(minutes=7))
+    rows = Delivery.objects.filter(campaign_id=campaign.pk).order_by("subscriber_id").values_list("state", "attempts")
+    assert list(rows) == [(DeliveryState.ACCEPTED, 1), *[(DeliveryState.QUEUED, 0)] * 3]
 
 
 def test_a_cancelled_campaign_sends_no_more(

@@ -1,7 +1,7 @@
 """What every way out of the house promises, whether it speaks SMTP or an ESP's API."""
 
 from collections.abc import Callable, Iterable, Iterator
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import Enum
 from typing import NamedTuple, Protocol
 
@@ -10,7 +10,15 @@ from newsletter.mailing.tokens import DeliveryKey
 
 
 class TransportError(Exception):
-    """The transport as a whole does not work (no connection, bad credentials); nothing was sent by the call."""
+    """The transport as a whole does not work (no connection, bad credentials, told to wait).
+
+    Whoever was not reported before it was not sent to. `retry_after` is the wait that the other side asked for; None
+    where it asked for none.
+    """
+
+    def __init__(self, message: str, *, retry_after: timedelta | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
 
 
 class Result(Enum):
@@ -47,8 +55,8 @@ class Transport(Protocol):
 
         `until` is asked before each write that could complete a message: none starts after that moment (such people
         come back as NOT_SENT). `begins` is called right before such a write, so that a journal beside the worker can
-        tell afterwards which messages were never begun. Raises TransportError before the first report when nothing
-        can be sent at all.
+        tell afterwards which messages were never begun; both are called from the caller's own thread. Raises
+        TransportError when nothing can be sent any more, before the first report or after some.
         """
         ...
 
