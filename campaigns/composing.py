@@ -13,6 +13,7 @@ from django.db import connection
 from campaigns.errors import CampaignError
 from campaigns.models import Campaign, CompiledRevision, MailTemplate
 from newsletter.mailing import compiling
+from newsletter.mailing.bounds import bounded
 from newsletter.mailing.compiling import Compiled, CompileError
 from newsletter.mailing.headers import HeaderError, list_id, one_line, wire_address
 from newsletter.mailing.keys import keyring
@@ -152,7 +153,7 @@ def sample_recipient(campaign_id: int, subscriber: Subscriber | None) -> Recipie
         subscriber.email,
         subscriber.name,
         subscriber.language,
-        subscriber.attributes,
+        bounded(subscriber.attributes),
         is_tracked=False,
     )
 
@@ -164,7 +165,7 @@ def recipient_of(subscriber: Subscriber, campaign_id: int) -> Recipient:
         subscriber.email,
         subscriber.name,
         subscriber.language,
-        subscriber.attributes,
+        bounded(subscriber.attributes),
         is_tracked=subscriber.tracking_consent != TrackingConsent.NONE,
     )
 

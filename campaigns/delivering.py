@@ -4,7 +4,6 @@ The promise (DESIGN, 1): the commit of queued → sending comes before the first
 came of it is written afterwards, so a worker that dies in between leaves `unknown`, which the editor sees.
 """
 
-import json
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -18,6 +17,7 @@ from campaigns import batching, composing
 from campaigns.batching import Heartbeat, Lease
 from campaigns.journal import Journal
 from campaigns.models import DeliveryError, DeliveryState, SkipReason
+from newsletter.mailing.bounds import read_values
 from newsletter.mailing.personalizing import Recipient
 from newsletter.mailing.tokens import DeliveryKey
 from newsletter.mailing.transports.base import Report, Result, Transport, TransportError
@@ -267,7 +267,7 @@ class _Sending:
         subscriber_id, email, name, language, attributes, consent, _, attempts = row
         self._open[subscriber_id] = attempts
         key = DeliveryKey(self.lease.campaign_id, subscriber_id)
-        fields = json.loads(attributes) if attributes != "{}" else {}
+        fields = read_values(attributes)
         return Recipient(key, email, name, language, fields, is_tracked=consent != TrackingConsent.NONE)
 
     def _write(self, cursor: Any) -> None:

@@ -5,10 +5,12 @@ Nothing here is ever deleted by hygiene: a pruned person is a state of their sub
 
 from typing import ClassVar
 
+from django.core.exceptions import ValidationError
 from django.db import models
 from django.db.models.functions import Now
 from django.utils.translation import gettext_lazy as _
 
+from subscribers import validating
 from subscribers.bits import BitStringField
 
 
@@ -111,6 +113,10 @@ class Subscriber(models.Model):
 
     def __str__(self) -> str:
         return self.email
+
+    def clean(self) -> None:
+        if problem := validating.attributes_problem(self.attributes):
+            raise ValidationError({"attributes": problem})
 
 
 class Subscription(models.Model):

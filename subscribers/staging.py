@@ -192,6 +192,8 @@ def _problem(values: dict[str, str]) -> str:
     for name, limit in _LIMITS.items():
         if len(values.get(name, "").strip()) > limit:
             return _("The field “%(name)s” is longer than %(limit)d characters.") % {"name": name, "limit": limit}
+    if problem := validating.attributes_problem(values):
+        return problem
     if any(character in values.get("name", "") for character in "\r\n"):
         return _("The name holds a line break.")
     if any(len(tag) > 60 for tag in _tags(values.get("tags", ""))):

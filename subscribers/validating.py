@@ -1,11 +1,14 @@
 """An address as a person wrote it becomes the address we mail and the key by which we know them. No DNS, no models."""
 
+import json
 import re
 import unicodedata
 from typing import NamedTuple
 
 from django.utils.translation import gettext as _
 from email_validator import EmailNotValidError, validate_email
+
+from newsletter.mailing.bounds import VALUE_LIMIT, is_too_long
 
 MAX_LENGTH = 254  # octets, RFC 3696 erratum 1690
 MAX_LOCAL = 64  # octets before the @, RFC 5321 section 4.5.3.1.1
@@ -50,6 +53,19 @@ def normalise(text: str) -> Address:
         raise InvalidAddress(_("The part before the @-sign has at most %(limit)d characters.") % {"limit": MAX_LOCAL})
     key = f"{_fold(local)}@{ascii_domain}"
     return Address(f"{local}@{domain}", key, _duplicate_hint(key))
+
+
+def attributes_problem(values: object) -> str:
+    """Why these cannot be a subscriber's attributes; "" if they can."""
+    if not isinstance(values, dict):
+        return _('The attributes must be an object such as {"city": "Bath"}.')
+    for name, value in values.items():
+        if is_too_long(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)):
+            return _("The field “%(name)s” is longer than %(limit)d kB.") % {
+                "name": name,
+                "limit": VALUE_LIMIT // 1_000,
+            }
+    return ""
 
 
 def _plain(text: str) -> tuple[str, str, str] | None:

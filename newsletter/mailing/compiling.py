@@ -22,7 +22,7 @@ from inscriptis import get_text
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
-from newsletter.mailing import mergetags
+from newsletter.mailing import bounds, mergetags
 from newsletter.mailing.mergetags import Lifted, MergeTagError
 
 Piece = str | list[Any]
@@ -124,6 +124,9 @@ def _check(source: Source) -> frozenset[str]:
     if _UNSAFE.search(source.layout):
         raise CompileError("The layout holds a script, a form or an event handler; mail clients refuse such mail.")
     parts = {"subject": source.subject, "preheader": source.preheader, "text": source.body, "layout": source.layout}
+    for where, text in parts.items():
+        if sentence := bounds.too_large(text, what=f"The {where}"):
+            raise CompileError(sentence)
     try:
         return frozenset().union(*(mergetags.check(text, where=where) for where, text in parts.items()))
     except MergeTagError as error:
@@ -132,6 +135,7 @@ def _check(source: Source) -> frozenset[str]:
 
 def _warnings(source: Source, used: frozenset[str]) -> list[str]:
     known = SUBSCRIBER_TAGS | _SYSTEM_TAGS | source.fields | set(source.constants) | {"subject", "preheader"}
+    known |= {f"fields.{name}" for name in source.fields}
     return [f"No subscriber has a field named “{name}”; it will be empty." for name in sorted(used - known)]
 
 
@@ -139,8 +143,8 @@ def _to_html(source: Source, lifted: Lifted, constants: Mapping[str, str]) -> st
     blocks = markdown_to_mjml(lifted.lift(source.body), lifted)
     lifted_preheader = html.escape(lifted.lift(source.preheader), quote=True)
 
-    def place(found: re.Match[str]) -> str:
-        name = mergetags.simple_name(found.group())
+    def place(tag: str) -> str:
+        name = mergetags.simple_name(tag)
         if name == "content":
             return blocks
         if name == "preheader":
@@ -148,9 +152,9 @@ def _to_html(source: Source, lifted: Lifted, constants: Mapping[str, str]) -> st
         # Constants are put in before the layout is compiled: some stand where only plain text may (mj-title, lang).
         if name in source.constants:
             return html.escape(source.constants[name], quote=True)
-        return lifted.put(found.group())
+        return lifted.put(tag)
 
-    mjml = mergetags.TAG.sub(place, source.layout)
+    mjml = mergetags.substitute(source.layout, place)
     try:
         output = mrml.to_html(
             mjml,
@@ -315,11 +319,11 @@ def _pieces(text: str, lifted: Lifted, escape: Any, constants: Mapping[str, str]
             block.append(literal)
         elif literal:
             pieces.append(literal)
-        if name in mergetags.BLOCK_STARTS:
+        if name in bounds.BLOCK_STARTS:
             depth += 1
         if depth:
             block.append(_as_liquid(tag, escape(text, found.start())))
-            if name in mergetags.BLOCK_ENDS:
+            if name in bounds.BLOCK_ENDS:
                 depth -= 1
                 if not depth:
                     pieces.append(["liquid", "".join(block)])
@@ -338,7 +342,7 @@ def _slot(tag: str, escape: str, constants: Mapping[str, str]) -> Piece:
     name = mergetags.simple_name(tag)
     if name in CONTROL_TAGS:
         return ["control", CONTROL_TAGS[name]]
-    if name in constants and not mergetags.TAG.search(constants[name]):
+    if name in constants and not mergetags.has_tag(constants[name]):
         return mergetags.ESCAPES[escape](constants[name])
     return ["liquid", _as_liquid(tag, escape)]
 

@@ -8,36 +8,34 @@ a tag may compute is bounded. Lifting comes before every Markdown, MJML, CSS and
 import html
 import re
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 from urllib.parse import quote, urlsplit
 
 from liquid import Environment
-from liquid.builtin.filters.array import join
-from liquid.builtin.filters.string import replace
-from liquid.exceptions import FilterValueError, LiquidError
-from liquid.filter import with_environment
+from liquid.ast import Node
+from liquid.builtin.expressions.primitive import IntegerLiteral, RangeLiteral
+from liquid.exceptions import LiquidError
+from liquid.expression import Expression
 from liquid.stringify import to_liquid_string
 
-RANGE_LIMIT = 1_000
-OUTPUT_LIMIT = 200_000  # bytes that one tag or block may print
+from newsletter.mailing.bounds import (
+    ALLOWED_FILTERS,
+    BLOCK_ENDS,
+    BLOCK_STARTS,
+    INNER_TAGS,
+    RANGE_LIMIT,
+    TAG_LIMIT,
+    TAGS_LIMIT,
+    Bounded,
+)
 
-TAG = re.compile(r"\{\{.*?\}\}|\{%.*?%\}", re.DOTALL)
-_RANGE = re.compile(r"\(([^()]*?)\.\.([^()]*?)\)")
-_QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"")
+_OPENED = re.compile(r"\{[{%]")
 _TAG_NAME = re.compile(r"\{%-?\s*(\w+|#)")
 _ROOT = re.compile(r"\{\{-?\s*([A-Za-z_][\w-]*)\s*-?\}\}")
-
-BLOCK_STARTS = frozenset({"if", "unless", "case", "for", "comment"})
-BLOCK_ENDS = frozenset({f"end{name}" for name in BLOCK_STARTS})
-_FILTERS = """
-    abs append capitalize ceil compact concat date default divided_by downcase first floor join last lstrip map minus
-    modulo plus prepend remove remove_first replace replace_first reverse round rstrip size slice sort sort_natural
-    split strip strip_html strip_newlines times truncate truncatewords uniq upcase where
-"""
-ALLOWED_FILTERS = frozenset(_FILTERS.split())
+_BLANKS = re.compile(r"\s{100}")
 
 
 class MergeTagError(Exception):
@@ -85,43 +83,7 @@ ESCAPES: Mapping[str, Callable[[Any], str]] = {
 }
 
 
-def _bounded_replace(value: Any, old: Any, new: Any = "") -> Any:
-    """`replace`, refused before a few of them in a row make gigabytes."""
-    text, old, new = (to_liquid_string(one, autoescape=False) for one in (value, old, new))
-    _check_size(len(text) + text.count(old) * len(new))
-    return replace(text, old, new)
-
-
-@with_environment
-def _bounded_join(value: Any, separator: Any = " ", *, environment: Environment) -> Any:
-    """`join`, bounded in the same way: what it joins is bounded already, its joints are not."""
-    if isinstance(value, list | tuple | str | range):
-        _check_size(len(value) * len(to_liquid_string(separator, autoescape=False)))
-    return join(value, separator, environment=environment)
-
-
-def _check_size(characters: int) -> None:
-    if characters > OUTPUT_LIMIT:
-        raise FilterValueError(f"it makes more than {OUTPUT_LIMIT} characters", token=None)
-
-
-class _Bounded(Environment):
-    loop_iteration_limit = RANGE_LIMIT
-    output_stream_limit = OUTPUT_LIMIT
-    local_namespace_limit = OUTPUT_LIMIT
-    context_depth_limit = 10
-    block_nesting_limit = 10
-    suppress_blank_control_flow_blocks = False
-
-    def setup_tags_and_filters(self, *, extra: bool = False) -> None:
-        super().setup_tags_and_filters(extra=False)
-        self.filters = {name: func for name, func in self.filters.items() if name in ALLOWED_FILTERS}
-        self.filters.update(replace=_bounded_replace, join=_bounded_join)
-        allowed = BLOCK_STARTS | {"break", "continue", "#", "content", "output", "illegal"}
-        self.tags = {name: tag for name, tag in self.tags.items() if name in allowed}
-
-
-class _Compiled(_Bounded):
+class _Compiled(Bounded):
     def setup_tags_and_filters(self, *, extra: bool = False) -> None:
         super().setup_tags_and_filters(extra=extra)
         self.filters.update(ESCAPES)
@@ -130,7 +92,7 @@ class _Compiled(_Bounded):
 @cache
 def editors_environment() -> Environment:
     """What an editor may write."""
-    return _Bounded()
+    return Bounded()
 
 
 @cache
@@ -139,33 +101,116 @@ def compiled_environment() -> Environment:
     return _Compiled()
 
 
+def spans(source: str) -> Iterator[tuple[int, int]]:
+    """Where merge tags stand, from left to right. Each character is looked at once, whatever is left open."""
+    closers = {"{{": "}}", "{%": "%}"}
+    place = 0
+    while found := _OPENED.search(source, place):
+        opener = found.group()
+        end = source.find(closers[opener], found.end()) if closers[opener] else -1
+        if end < 0:
+            closers[opener] = ""  # none follows: not looked for again
+            place = found.start() + 1
+        else:
+            place = end + 2
+            yield found.start(), place
+
+
+def substitute(source: str, put: Callable[[str], str]) -> str:
+    """The source with each tag replaced by what `put` makes of it."""
+    parts: list[str] = []
+    place = 0
+    for start, end in spans(source):
+        parts += (source[place:start], put(source[start:end]))
+        place = end
+    return "".join((*parts, source[place:]))
+
+
+def has_tag(text: str) -> bool:
+    return next(spans(text), None) is not None
+
+
 def check(source: str, *, where: str) -> frozenset[str]:
     """The names that the tags of a source use. Raises MergeTagError with a sentence that names the place."""
-    for tag in TAG.finditer(source):
-        _check_ranges(tag.group(), where=where)
-    bare = TAG.sub("", source)
-    for opened, closed in (("{{", "}}"), ("{%", "%}")):
-        if opened in bare:
-            raise MergeTagError(f"A merge tag in the {where} is opened with {opened} but never closed with {closed}.")
+    skeleton = _skeleton(source, where=where)
     try:
-        template = editors_environment().from_string(source)
+        template = editors_environment().from_string(skeleton)
         for name in template.filter_names():
             if name not in ALLOWED_FILTERS:
                 raise MergeTagError(f"The merge tags of the {where} use a filter that does not exist: {name}.")
-        return frozenset(str(path).split(".")[0].split("[")[0] for path in template.global_variable_paths())
+        for expression in _expressions(template.nodes):
+            _check_range(expression, where=where)
+        return frozenset(name for path in template.global_variable_paths() for name in _names(str(path)))
     except LiquidError as error:
-        line = source.count("\n", 0, error.token.start_index) + 1 if error.token else 1
+        line = skeleton.count("\n", 0, error.token.start_index) + 1 if error.token else 1
         reason = str(error).splitlines()[0]
         raise MergeTagError(f"A merge tag in the {where} (line {line}) cannot be read: {reason}.") from error
 
 
-def _check_ranges(tag: str, *, where: str) -> None:
+def _skeleton(source: str, *, where: str) -> str:
+    """The tags alone, on the lines that they stand on, once what Liquid's parser would choke on is refused."""
+    kept: list[str] = []
+    place = line = 0
+    for number, (start, end) in enumerate(spans(source), start=1):
+        tag, literal = source[start:end], source[place:start]
+        line += literal.count("\n")
+        _check_tag(tag, where=f"{where} (line {line + 1})")
+        if number > TAGS_LIMIT:
+            raise MergeTagError(f"The {where} holds more than {TAGS_LIMIT:,} merge tags.")
+        kept += (_bare(literal, where=where), tag)
+        line += tag.count("\n")
+        place = end
+    return "".join((*kept, _bare(source[place:], where=where)))
+
+
+def _bare(literal: str, *, where: str) -> str:
+    """A text between tags, as short as its lines allow."""
+    for opened, closed in (("{{", "}}"), ("{%", "%}")):
+        if opened in literal:
+            raise MergeTagError(f"A merge tag in the {where} is opened with {opened} but never closed with {closed}.")
+    return ("x" if literal.strip() else "") + "\n" * literal.count("\n")
+
+
+def _check_tag(tag: str, *, where: str) -> None:
+    if len(tag) > TAG_LIMIT:
+        raise MergeTagError(f"A merge tag in the {where} is longer than {TAG_LIMIT:,} characters.")
+    if _BLANKS.search(tag):
+        raise MergeTagError(f"A merge tag in the {where} holds a hundred blanks in a row.")
+    if tag.startswith("{%"):
+        name = name_of_block(tag)
+        if name not in BLOCK_STARTS | BLOCK_ENDS | INNER_TAGS:
+            raise MergeTagError(f"A merge tag in the {where} cannot be read: there is no {{% {name or '…'} %}}.")
+
+
+def _names(path: str) -> list[str]:
+    """`city` for `city.size`, and both `fields` and `fields.city` for `fields.city`."""
+    root, *rest = path.partition("[")[0].split(".")
+    return [root, f"fields.{rest[0]}"] if root == "fields" and rest else [root]
+
+
+def _expressions(nodes: Iterable[Node]) -> Iterator[Expression]:
+    waiting: list[Node | Expression] = list(nodes)
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, Node):
+            waiting += item.children(None, include_partials=False)  # type: ignore[arg-type]
+            waiting += item.expressions()
+        else:
+            yield item
+            waiting += item.children()
+
+
+def _check_range(expression: Expression, *, where: str) -> None:
     """Ranges only between two plain numbers, at most a thousand apart: (1..20000000) would build gigabytes."""
-    for start, end in _RANGE.findall(_QUOTED.sub("''", tag)):
-        if not (start.strip().isdigit() and end.strip().isdigit()) or int(end) - int(start) > RANGE_LIMIT:
-            raise MergeTagError(
-                f"The range ({start}..{end}) in the {where} is too long; write two numbers at most {RANGE_LIMIT} apart."
-            )
+    if not isinstance(expression, RangeLiteral):
+        return
+    start, end = expression.start, expression.stop
+    are_numbers = isinstance(start, IntegerLiteral) and isinstance(end, IntegerLiteral)
+    if are_numbers and end.value - start.value <= RANGE_LIMIT:  # type: ignore[attr-defined]
+        return
+    raise MergeTagError(
+        f"The range {expression} in the {where} is too long; write two numbers at most {RANGE_LIMIT} apart."
+    )
 
 
 def name_of_block(tag: str) -> str:
@@ -198,4 +243,4 @@ class Lifted:
 
     def lift(self, source: str) -> str:
         """The source with every tag replaced by a word."""
-        return TAG.sub(lambda found: self.put(found.group()), source)
+        return substitute(source, self.put)

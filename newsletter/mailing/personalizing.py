@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from liquid.exceptions import LiquidError
 
-from newsletter.mailing import mergetags
+from newsletter.mailing import bounds, mergetags
 from newsletter.mailing.compiling import Compiled, Piece
 from newsletter.mailing.headers import address_domain, mailbox, needs_smtputf8, unstructured, wire_address
 from newsletter.mailing.quoting import quoted_printable, quoted_value
@@ -77,7 +77,7 @@ class Merge:
     values: Callable[[Recipient], dict[str, str]]
 
 
-class _Context(dict[str, Any]):
+class _Context(bounds.Values):
     """The values of one recipient; what is rarely used is worked out when it is asked for."""
 
 
@@ -105,7 +105,7 @@ def _slot(source: str) -> Slot:
 
     def render(context: _Context) -> str:
         try:
-            return template.render(**context)
+            return bounds.render(template, context)
         except (LiquidError, ValueError, ArithmeticError, TypeError, RecursionError) as error:
             # Some filters let Python's own errors through, such as `floor` of a value that is "nan".
             reason = (str(error).splitlines() or [type(error).__name__])[0]
@@ -374,7 +374,12 @@ class _Links:
         self._link = functools.partial(personalizer._link, tokens=tokens, tracked=tracked)
 
     def __getitem__(self, index: int) -> str:
+        if not isinstance(index, int):
+            raise KeyError(index)  # an editor who guessed the name
         return self._link(index)
+
+    def __str__(self) -> str:
+        return ""
 
 
 def _merged(flat: list[tuple[str, Any]]) -> list[tuple[str, Any]]:

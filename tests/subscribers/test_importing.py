@@ -159,6 +159,13 @@ def test_every_refused_row_stands_in_the_report_with_its_reason(garden: List, fi
     assert Subscriber.objects.get(email_key="j@b.org").name == "Jörg"
 
 
+def test_a_field_past_what_a_mail_can_carry_is_refused_by_name(garden: List, file: Path) -> None:
+    fits, long = "x" * 10_000, "ü" * 5_001
+    found = bring(file, f"email,name,bio\na@b.org,A,{fits}\nb@b.org,B,{long}\n")
+    assert counts(found) == (1, 0, 0, 1)
+    assert [row["reason"] for row in refusals(found)] == ["The field “bio” is longer than 10 kB."]
+
+
 @pytest.mark.parametrize(
     ("data", "arguments", "why"),
     [

@@ -102,3 +102,9 @@ def test_the_quick_way_agrees_with_the_thorough_one(local: str, labels: list[str
 
 def test_a_masked_address_is_known_to_its_owner_only() -> None:
     assert validating.masked("ann.smith@example.org") == "a•••@example.org"
+
+
+def test_attributes_are_an_object_of_values_that_fit_into_a_mail() -> None:
+    assert not validating.attributes_problem({"city": "Bath", "plants": ["rose"], "long": "x" * 10_000})
+    assert "must be an object" in validating.attributes_problem(["Bath"])
+    assert "“plants” is longer than 10 kB" in validating.attributes_problem({"plants": ["rose" * 100] * 30})
