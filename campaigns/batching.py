@@ -13,7 +13,7 @@ from typing import Any
 from django.conf import settings
 from django.db import DatabaseError, connection, transaction
 from django.db.models import Q, QuerySet
-from django.db.models.functions import Now
+from django.db.models.functions import Coalesce, Now
 
 from campaigns import journal, workers
 from campaigns.models import Batch, Campaign, CampaignState, Delivery, DeliveryState
@@ -197,7 +197,7 @@ def _take_back(batch: Batch, told: "journal.Told | None") -> int:
         )
         if told is not None:
             _believe(sending, told)
-        unknown = sending.update(state=DeliveryState.UNKNOWN)
+        unknown = sending.update(state=DeliveryState.UNKNOWN, sent_at=Now())
     if batch.lease:
         journal.forget(batch.lease)
     return unknown
@@ -215,18 +215,23 @@ def _believe(sending: QuerySet[Delivery], told: "journal.Told") -> None:
 
 
 def finish_campaigns(*, now: datetime) -> list[int]:
-    """Move campaigns with no open batch from sending to sent; those that this call moved."""
+    """Move campaigns with no open batch from sending to sent; those that this call moved.
+
+    The campaign is locked first, so that a batch made by who holds it (doubting.resend) is seen by the second look.
+    """
     open_states = (Batch.State.READY, Batch.State.LEASED, Batch.State.ASIDE)
     candidates = Campaign.objects.filter(state=CampaignState.SENDING).exclude(
         pk__in=Batch.objects.filter(state__in=open_states).values("campaign_id")
     )
     finished: list[int] = []
     for campaign_id in candidates.values_list("pk", flat=True):
-        done = Campaign.objects.filter(
-            ~Q(pk__in=Batch.objects.filter(campaign_id=campaign_id, state__in=open_states).values("campaign_id")),
-            pk=campaign_id,
-            state=CampaignState.SENDING,
-        ).update(state=CampaignState.SENT, finished_at=now)
+        with transaction.atomic():
+            Campaign.objects.select_for_update().filter(pk=campaign_id).values_list("pk").first()
+            done = Campaign.objects.filter(
+                ~Q(pk__in=Batch.objects.filter(campaign_id=campaign_id, state__in=open_states).values("campaign_id")),
+                pk=campaign_id,
+                state=CampaignState.SENDING,
+            ).update(state=CampaignState.SENT, finished_at=Coalesce("finished_at", now))
         if done:
             finished.append(campaign_id)
     return finished

@@ -70,8 +70,14 @@ class Campaign(models.Model):
         default=builtins.list, editable=False, help_text=_("Codes of preflight's blockers that somebody let pass.")
     )
     scheduled_at = models.DateTimeField(_("send at"), null=True, blank=True, editable=False)
+    scheduled_by = models.CharField(max_length=150, blank=True, db_default="", editable=False)
     started_at = models.DateTimeField(null=True, blank=True, editable=False)
-    finished_at = models.DateTimeField(null=True, blank=True, editable=False)
+    finished_at = models.DateTimeField(
+        null=True, blank=True, editable=False, help_text=_("The first end: sending a few again does not move it.")
+    )
+    closed_at = models.DateTimeField(
+        null=True, blank=True, editable=False, help_text=_("When all that is owed at the end had been done.")
+    )
     audience = models.PositiveIntegerField(default=0, editable=False, help_text=_("Recipients at the freeze."))
     created_at = models.DateTimeField(db_default=Now(), editable=False)
     created_by = models.ForeignKey(
@@ -119,6 +125,9 @@ class CampaignFigures(models.Model):
     unsubscribed = models.PositiveIntegerField(db_default=0, default=0)
     bounced = models.PositiveIntegerField(db_default=0, default=0)
     complained = models.PositiveIntegerField(db_default=0, default=0)
+    in_doubt = models.PositiveIntegerField(
+        db_default=0, default=0, help_text=_("Recipients in doubt of whom nobody has decided; see doubting.recount.")
+    )
 
 
 class CompiledRevision(models.Model):
@@ -189,13 +198,14 @@ class Outcome(models.IntegerChoices):
 
 
 class SkipReason(models.IntegerChoices):
-    """Why somebody of the frozen audience was not mailed after all."""
+    """Why somebody of the frozen audience was not mailed after all, or why a delivery in doubt asks no more."""
 
     UNSUBSCRIBED = 1, _("unsubscribed since")
     PRUNED = 2, _("pruned since")
     SUPPRESSED = 3, _("suppressed")
     GONE = 4, _("erased")
     CANCELLED = 5, _("campaign cancelled")
+    LEFT_IN_DOUBT = 6, _("nobody asks any more")  # the only reason of a state other than skipped
 
 
 class Delivery(models.Model):
@@ -209,7 +219,7 @@ class Delivery(models.Model):
     subscriber_id = models.BigIntegerField()
     batch_id = models.BigIntegerField()
     lease = models.BigIntegerField(null=True)
-    sent_at = models.DateTimeField(null=True)
+    sent_at = models.DateTimeField(null=True, help_text=_("When a server took it, or when it came into doubt."))
     opened_at = models.DateTimeField(null=True, help_text=_("First human open."))
     clicked_at = models.DateTimeField(null=True, help_text=_("First human click."))
     state = models.SmallIntegerField(choices=DeliveryState.choices, db_default=0)

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from django.db.models import F
+from django.db.models import F, Q
 
 from campaigns.models import Campaign, CampaignFigures, CampaignState
 from subscribers import unsubscribing
@@ -27,9 +27,13 @@ def uncount_unsubscribe(campaign_id: int, _subscriber_id: int) -> None:
 
 
 def issues_of_list(list_id: int) -> Sequence[opportunities.Issue]:
-    """The issues of a list that went out, in the order of their numbers."""
+    """The issues of a list that went out, in the order of their numbers.
+
+    One that is sent again to a few in doubt stays one of them.
+    """
+    again = Q(state__in=(CampaignState.SENDING, CampaignState.PAUSED), finished_at__isnull=False)
     rows = (
-        Campaign.objects.filter(list_id=list_id, state=CampaignState.SENT, number__isnull=False)
+        Campaign.objects.filter(Q(state=CampaignState.SENT) | again, list_id=list_id, number__isnull=False)
         .order_by("number")
         .values_list("number", "finished_at", "audience", "figures__opens_raw")
     )

@@ -131,7 +131,8 @@ WITH signal AS (
                          %(opens)s::bigint[], %(clicks)s::bigint[])
         AS s (campaign_id, subscriber_id, seen, opened_at, clicked_at, open_hits, click_hits)
 ), held AS MATERIALIZED (
-    SELECT d.campaign_id, d.subscriber_id, d.seen, d.opened_at, d.clicked_at
+    SELECT d.campaign_id, d.subscriber_id, d.seen, d.opened_at, d.clicked_at,
+           d.state = %(unknown)s AND d.reason IS NULL AS in_doubt
       FROM campaigns_delivery d JOIN signal USING (campaign_id, subscriber_id)
      WHERE d.campaign_id = ANY(%(campaigns)s)
      ORDER BY d.campaign_id, d.subscriber_id FOR UPDATE OF d
@@ -150,7 +151,8 @@ WITH signal AS (
            count(*) FILTER (WHERE s.seen & 2 = 2 AND h.seen & 2 = 0) AS clicks_raw,
            count(s.opened_at) - count(h.opened_at) AS opens_human,
            count(s.clicked_at) - count(h.clicked_at) AS clicks_human,
-           sum(s.open_hits) AS open_hits, sum(s.click_hits) AS click_hits
+           sum(s.open_hits) AS open_hits, sum(s.click_hits) AS click_hits,
+           count(*) FILTER (WHERE h.in_doubt AND coalesce(s.opened_at, s.clicked_at) IS NOT NULL) AS proved
       FROM signal s JOIN held h USING (campaign_id, subscriber_id)
      GROUP BY campaign_id
 ), locked AS MATERIALIZED (
@@ -160,7 +162,8 @@ WITH signal AS (
 UPDATE campaigns_campaignfigures f
    SET opens_raw = f.opens_raw + c.opens_raw, opens_human = greatest(f.opens_human + c.opens_human, 0),
        clicks_raw = f.clicks_raw + c.clicks_raw, clicks_human = greatest(f.clicks_human + c.clicks_human, 0),
-       open_hits = f.open_hits + c.open_hits, click_hits = f.click_hits + c.click_hits
+       open_hits = f.open_hits + c.open_hits, click_hits = f.click_hits + c.click_hits,
+       in_doubt = greatest(f.in_doubt - c.proved, 0)
   FROM change c JOIN locked USING (campaign_id) WHERE f.campaign_id = c.campaign_id
 """
 
@@ -198,6 +201,8 @@ def record_outcome(campaign_id: int, subscriber_id: int, outcome: Outcome) -> bo
     with transaction.atomic():
         row = Delivery.objects.filter(campaign_id=campaign_id, subscriber_id=subscriber_id)
         # Any word of a provider shows that it had taken a delivery that was in doubt.
+        if row.filter(state=DeliveryState.UNKNOWN, reason=None).update(state=DeliveryState.ACCEPTED):
+            CampaignFigures.objects.filter(pk=campaign_id, in_doubt__gt=0).update(in_doubt=F("in_doubt") - 1)
         row.filter(state=DeliveryState.UNKNOWN).update(state=DeliveryState.ACCEPTED)
         if not row.filter(outcome__in=_OUTCOME_FROM[outcome]).update(outcome=outcome):
             return False

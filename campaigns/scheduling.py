@@ -104,10 +104,18 @@ def resume(campaign_id: int, *, actor: str = "", now: datetime) -> None:
 
 
 def cancel(campaign_id: int, *, actor: str = "", now: datetime) -> None:
-    """Send no more of a campaign; who was not mailed is skipped, who was stays as they are. Raises WrongState."""
+    """Send no more of a campaign; who was not mailed is skipped, who was stays as they are. Raises WrongState.
+
+    One that had been sent and is sent again to a few is sent, as before; only the few are skipped.
+    """
     campaign = get(campaign_id)
     with transaction.atomic():
-        if not states.move(campaign_id, to=S.CANCELLED, from_=(S.SCHEDULED, S.SENDING, S.PAUSED), finished_at=now):
+        if campaign.finished_at:
+            moved = states.move(campaign_id, to=S.SENT, from_=(S.SENDING, S.PAUSED), state_reason="")
+        else:
+            open_states = (S.SCHEDULED, S.SENDING, S.PAUSED)
+            moved = states.move(campaign_id, to=S.CANCELLED, from_=open_states, finished_at=now)
+        if not moved:
             raise _wrong(campaign, "cancelled")
         # Leased batches end by themselves: a window is only handed out while the campaign is sending.
         Batch.objects.filter(campaign_id=campaign_id, state=Batch.State.READY).update(state=Batch.State.DONE)

@@ -12,8 +12,8 @@ CAMPAIGN_MOVES: Mapping[CampaignState, frozenset[CampaignState]] = MappingProxyT
         S.DRAFT: frozenset({S.SCHEDULED, S.SENDING}),
         S.SCHEDULED: frozenset({S.DRAFT, S.SENDING, S.CANCELLED}),
         S.SENDING: frozenset({S.PAUSED, S.SENT, S.CANCELLED}),
-        S.PAUSED: frozenset({S.SENDING, S.CANCELLED}),
-        S.SENT: frozenset(),
+        S.PAUSED: frozenset({S.SENDING, S.CANCELLED, S.SENT}),
+        S.SENT: frozenset({S.SENDING}),  # an editor sends again to those in doubt (doubting.py)
         S.CANCELLED: frozenset(),
     }
 )

@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 from celery import shared_task
 
-from campaigns import batching, closing, delivering, scheduling, workers
+from campaigns import batching, closing, delivering, doubting, scheduling, workers
 from newsletter.celery import stopping
 from newsletter.mailing.transports import transport
 
@@ -32,20 +32,22 @@ def sweep() -> None:
     now = datetime.now(UTC)
     for campaign_id in scheduling.due(now=now):
         launch.delay(campaign_id)
-    batching.take_back_expired(now=now)
+    if batching.take_back_expired(now=now):
+        doubting.recount_open()
     _hand_out()
     finish()
 
 
 @shared_task(name="campaigns.close_ledger")
 def close_ledger(campaign_id: int) -> None:
-    """What is owed when a campaign has ended: opportunities for hygiene, the index by person."""
-    closing.close(campaign_id)
+    """What is owed when a campaign has ended: opportunities for hygiene, who is in doubt, the index by person."""
+    closing.close(campaign_id, now=datetime.now(UTC))
 
 
 def finish() -> None:
-    """Mark campaigns whose last batch is done."""
-    for campaign_id in batching.finish_campaigns(now=datetime.now(UTC)):
+    """Mark campaigns whose last batch is done, and see to those that ended."""
+    batching.finish_campaigns(now=datetime.now(UTC))
+    for campaign_id in closing.due():
         close_ledger.delay(campaign_id)
 
 

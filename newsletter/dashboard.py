@@ -17,14 +17,12 @@ from django.utils.translation import ngettext
 
 from campaigns import reporting
 from campaigns.admin import presenting
-from campaigns.models import Batch, Campaign, CampaignState, Delivery, DeliveryState
+from campaigns.models import Batch, Campaign, CampaignFigures, CampaignState
 from newsletter.navigation import admin_page
 from subscribers.models import HygieneRun, ImportRun, List, Subscription
 
 LATEST = 5
 GROWTH_DAYS = 30
-# A doubtful delivery is looked for in the newest campaigns only: the ledger has no index that mentions a state.
-CAMPAIGNS_SEARCHED_FOR_DOUBT = 3
 FAILED_IMPORT_DAYS = 14
 
 
@@ -160,21 +158,13 @@ def _campaign_notices() -> Iterator[Notice]:
 
 
 def _doubtful() -> Iterator[Notice]:
-    """Campaigns with deliveries of which nobody can say whether they arrived."""
-    newest = Campaign.objects.filter(origin=Campaign.Origin.HERE, started_at__isnull=False).order_by("-started_at")
-    campaigns = {campaign.pk: campaign for campaign in newest[:CAMPAIGNS_SEARCHED_FOR_DOUBT]}
-    counted = (
-        Delivery.objects.filter(campaign_id__in=campaigns, state=DeliveryState.UNKNOWN)
-        .values_list("campaign_id")
-        .annotate(people=Count("subscriber_id"))
-    )
-    for campaign_id, people in counted:
+    """Campaigns with deliveries of which nobody can say whether they arrived, and nobody has decided."""
+    for figures in CampaignFigures.objects.filter(in_doubt__gt=0).select_related("campaign").order_by("-pk")[:LATEST]:
+        people = figures.in_doubt
         title = ngettext("“%(subject)s”: %(people)s mail in doubt", "“%(subject)s”: %(people)s mails in doubt", people)
-        title %= {"subject": campaigns[campaign_id].subject, "people": presenting.number(people)}
-        text = _("The connection broke before the server answered; nobody can say whether they arrived.")
-        yield Notice(
-            title, text, f"{admin_page('campaigns_campaign_recipients', campaign_id)}?show=unknown", _("See who")
-        )
+        title %= {"subject": figures.campaign.subject, "people": presenting.number(people)}
+        text = _("The connection broke before the server answered; send again, or leave it at that.")
+        yield Notice(title, text, admin_page("campaigns_campaign_doubts", figures.pk), _("Decide"))
 
 
 def _hygiene_notices() -> list[Notice]:

@@ -138,6 +138,28 @@ class SendNowForm(forms.Form):
         return cleaned
 
 
+class DoubtForm(forms.Form):
+    """What happens with recipients in doubt: all that the page showed, or those ticked."""
+
+    do = forms.ChoiceField(choices=[("resend", ""), ("let_be", "")])
+    whom = forms.ChoiceField(choices=[("all", ""), ("chosen", "")])
+    shown = forms.IntegerField(min_value=1)
+    people = forms.TypedMultipleChoiceField(coerce=int, required=False)
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        # Whoever is not in doubt is passed over by the domain: any number may be asked for.
+        asked: list[str] = self.data.getlist("people")  # type: ignore[attr-defined]
+        ticked = [(one, one) for one in asked if one.isdecimal() and len(one) < 19]
+        self.fields["people"].choices = ticked  # type: ignore[attr-defined]
+
+    def clean(self) -> dict[str, Any] | None:
+        cleaned = super().clean() or {}
+        if cleaned.get("whom") == "chosen" and not cleaned.get("people"):
+            raise ValidationError(_("Nothing was done: nobody was ticked."))
+        return cleaned
+
+
 class ScheduleForm(forms.Form):
     """When a campaign leaves, in the site's time zone."""
 

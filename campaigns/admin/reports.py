@@ -8,7 +8,7 @@ from typing import Any
 from django.core.exceptions import PermissionDenied
 from django.db.models import Count, Max, QuerySet
 from django.http import HttpRequest, HttpResponse, JsonResponse
-from django.shortcuts import get_object_or_404, redirect, render
+from django.shortcuts import redirect, render
 from django.utils import timezone
 from django.utils.formats import date_format
 from django.utils.functional import Promise
@@ -17,6 +17,7 @@ from django.views.decorators.http import require_GET
 
 from campaigns import reporting
 from campaigns.admin import presenting, sending
+from campaigns.admin.sending import campaign_of
 from campaigns.models import Campaign, CampaignState, Delivery, DeliveryError, DeliveryState, Outcome, SkipReason
 from subscribers.models import Subscriber
 
@@ -33,15 +34,8 @@ STATE_WORDS: dict[str, str | Promise] = {
     "accepted": _("taken by the receiving server"),
     "failed": _("refused for good"),
     "skipped": _("left out: unsubscribed, suppressed or pruned since the start"),
-    "unknown": _("in doubt: the connection broke before the answer"),
+    "unknown": _("unknown: the connection broke before the answer"),
 }
-
-
-def _campaign(request: HttpRequest, model_admin: Any, campaign_id: int) -> Campaign:
-    campaign = get_object_or_404(presenting.with_figures(Campaign.objects.all()), pk=campaign_id)
-    if not model_admin.has_view_permission(request, campaign):
-        raise PermissionDenied
-    return campaign
 
 
 def _done(status: dict[str, Any]) -> int:
@@ -51,7 +45,7 @@ def _done(status: dict[str, Any]) -> int:
 @require_GET
 def report(request: HttpRequest, model_admin: Any, campaign_id: int) -> HttpResponse:
     """The figures of a campaign that has begun to leave."""
-    campaign = _campaign(request, model_admin, campaign_id)
+    campaign = campaign_of(request, model_admin, campaign_id)
     if not presenting.has_report(campaign):
         return redirect("admin:campaigns_campaign_change", campaign.pk)
     status = reporting.status(campaign.pk)
@@ -81,7 +75,7 @@ def report(request: HttpRequest, model_admin: Any, campaign_id: int) -> HttpResp
 @require_GET
 def progress(request: HttpRequest, model_admin: Any, campaign_id: int) -> HttpResponse:
     """The report's figures as JSON, for the page's script to ask again while mail goes out."""
-    campaign = _campaign(request, model_admin, campaign_id)
+    campaign = campaign_of(request, model_admin, campaign_id)
     status = reporting.status(campaign.pk)
     return JsonResponse(
         {
@@ -194,7 +188,7 @@ def _page(deliveries: QuerySet[Delivery], after: int) -> tuple[Sequence[Delivery
 @require_GET
 def recipients(request: HttpRequest, model_admin: Any, campaign_id: int) -> HttpResponse:
     """Who was to get the mail and what became of it, person by person."""
-    campaign = _campaign(request, model_admin, campaign_id)
+    campaign = campaign_of(request, model_admin, campaign_id)
     if not request.user.has_perm("subscribers.view_subscriber"):
         raise PermissionDenied
     chosen = request.GET.get("show", "")

@@ -80,6 +80,7 @@ def page(request: HttpRequest, model_admin: Any, campaign: Campaign) -> dict[str
         "badge": presenting.badge(campaign),
         "when": presenting.when(campaign),
         "has_report": presenting.has_report(campaign),
+        "in_doubt": presenting.figures_of(campaign).in_doubt,
         "may_send": may_send(request),
         "may_copy": model_admin.has_add_permission(request),
         "time_zone": settings.TIME_ZONE,
@@ -89,8 +90,9 @@ def page(request: HttpRequest, model_admin: Any, campaign: Campaign) -> dict[str
     }
 
 
-def _campaign(request: HttpRequest, model_admin: Any, campaign_id: int) -> Campaign:
-    campaign = get_object_or_404(Campaign.objects.select_related("list", "sender", "layout"), pk=campaign_id)
+def campaign_of(request: HttpRequest, model_admin: Any, campaign_id: int) -> Campaign:
+    """The campaign that a page is about. Raises Http404, or PermissionDenied for who may not see it."""
+    campaign = get_object_or_404(Campaign.objects.select_related("list", "sender", "layout", "figures"), pk=campaign_id)
     if not model_admin.has_view_permission(request, campaign):
         raise PermissionDenied
     return campaign
@@ -99,14 +101,14 @@ def _campaign(request: HttpRequest, model_admin: Any, campaign_id: int) -> Campa
 @require_GET
 def checks(request: HttpRequest, model_admin: Any, campaign_id: int) -> HttpResponse:
     """The checklist alone, for the composer's panel."""
-    campaign = _campaign(request, model_admin, campaign_id)
+    campaign = campaign_of(request, model_admin, campaign_id)
     return render(request, "admin/campaigns/campaign/_checks.html", {"findings": findings(campaign)})
 
 
 @require_GET
 def review(request: HttpRequest, model_admin: Any, campaign_id: int) -> HttpResponse:
     """The last look at a draft: the checklist, who gets it, and then send now or schedule."""
-    campaign = _campaign(request, model_admin, campaign_id)
+    campaign = campaign_of(request, model_admin, campaign_id)
     if campaign.state != CampaignState.DRAFT:
         return redirect("admin:campaigns_campaign_change", campaign.pk)
     return _review_page(request, model_admin, campaign)
@@ -164,7 +166,7 @@ def _refused_as_grown(request: HttpRequest, campaign: Campaign, shown: int) -> b
 @require_POST
 def send_now(request: HttpRequest, model_admin: Any, campaign_id: int) -> HttpResponse:
     """Let it go, if it is still what the page showed and whoever pressed knows to how many."""
-    campaign = _campaign(request, model_admin, campaign_id)
+    campaign = campaign_of(request, model_admin, campaign_id)
     if not may_send(request):
         raise PermissionDenied
     form = SendNowForm(request.POST)
@@ -185,7 +187,7 @@ def send_now(request: HttpRequest, model_admin: Any, campaign_id: int) -> HttpRe
 @require_POST
 def schedule(request: HttpRequest, model_admin: Any, campaign_id: int) -> HttpResponse:
     """Set the hour."""
-    campaign = _campaign(request, model_admin, campaign_id)
+    campaign = campaign_of(request, model_admin, campaign_id)
     if not may_send(request):
         raise PermissionDenied
     form = ScheduleForm(request.POST)
@@ -205,7 +207,7 @@ def schedule(request: HttpRequest, model_admin: Any, campaign_id: int) -> HttpRe
 @require_POST
 def act(request: HttpRequest, model_admin: Any, campaign_id: int, action: str) -> HttpResponse:
     """Unschedule, pause, resume or cancel; the domain decides whether the state allows it."""
-    campaign = _campaign(request, model_admin, campaign_id)
+    campaign = campaign_of(request, model_admin, campaign_id)
     if not may_send(request):
         raise PermissionDenied
     if action not in ACTIONS:

@@ -186,7 +186,7 @@ def close_year(of_list: List, sent: Sequence[SentCampaign], recorded: Recorded, 
         cursor.execute(COUNT_BATCHES, {"campaigns": ids})
         cursor.execute(COUNT_FIGURES, {"campaigns": ids, "list": of_list.pk})
     for campaign_id in ids:
-        closing.close(campaign_id)
+        closing.close(campaign_id, now=now)
     engagement.record_signs(recorded.signs)
 
 

@@ -149,7 +149,7 @@ def test_the_composer_opens_before_there_is_a_list(admin_client: Client) -> None
 
 def test_the_first_page_shows_what_waits_for_somebody(admin_client: Client, sent: Campaign, garden: List) -> None:
     Campaign.objects.filter(pk=sent.pk).update(state=CampaignState.PAUSED, state_reason="Too many bounces.")
-    Delivery.objects.filter(campaign_id=sent.pk, state=DeliveryState.FAILED).update(state=DeliveryState.UNKNOWN)
+    CampaignFigures.objects.filter(pk=sent.pk).update(in_doubt=1)
     ImportRun.objects.create(list=garden, file="x.csv", state=ImportRun.State.FAILED, message="No column “email”.")
     HygieneRun.objects.create(list=garden, kind="preview", state="open", at=NOW, judged=60, removed=7)
     html = admin_client.get(reverse("admin:index")).content.decode()

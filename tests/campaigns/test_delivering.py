@@ -409,8 +409,8 @@ def test_when_a_campaign_has_ended_hygiene_knows_who_was_sent_it(
     campaign = launched()
     send(Batch.objects.get(campaign=campaign), mail_server)
     batching.finish_campaigns(now=NOW)
-    closing.close(campaign.pk)
-    closing.close(campaign.pk)
+    closing.close(campaign.pk, now=NOW)
+    closing.close(campaign.pk, now=NOW)
     bits = dict(Engagement.objects.values_list("subscription__subscriber_id", "delivered"))
     assert bits == {person.pk: "1" for person in people[1:]}
 
