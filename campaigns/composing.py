@@ -15,8 +15,8 @@ from campaigns.models import Campaign, CompiledRevision, MailTemplate
 from newsletter.mailing import compiling
 from newsletter.mailing.bounds import bounded
 from newsletter.mailing.compiling import Compiled, CompileError
-from newsletter.mailing.headers import HeaderError, list_id, one_line, wire_address
-from newsletter.mailing.keys import keyring
+from newsletter.mailing.headers import HeaderError, address_domain, list_id, one_line, wire_address
+from newsletter.mailing.keys import keyring, signer
 from newsletter.mailing.mergetags import MergeTagError
 from newsletter.mailing.personalizing import Addresses, PersonalizeError, Personalizer, Recipient
 from newsletter.mailing.tokens import DeliveryKey
@@ -132,6 +132,7 @@ def personalizer(compiled: Compiled, campaign_id: int) -> Personalizer:
         addresses=Addresses(settings.SITE_URL, settings.EDGE_URL),
         mail_from=settings.BOUNCE_ADDRESS or compiled.headers["sender_email"],
         boundary=f"=_nl-{campaign_id}",
+        sign=signer(address_domain(compiled.headers["sender_email"])),
     )
 
 

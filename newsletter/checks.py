@@ -7,8 +7,9 @@ from urllib.parse import urlsplit
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Tags, Warning, register
 
-from newsletter.env import EmailUrl
+from newsletter.env import BASE_DIR, DATA_DIR, EmailUrl
 from newsletter.mailing.tokens import Keyring
+from newsletter.mailing.transports.smtp_opening import BadAuthorities, tls_context
 
 SHORTEST_SECRET = 16  # characters; demo_keys() makes 43
 
@@ -76,7 +77,7 @@ def stream_and_cache_are_apart(**_: Any) -> list[CheckMessage]:
 @register(Tags.security)
 def the_mail_service_has_what_it_needs(**_: Any) -> list[CheckMessage]:
     transport: EmailUrl = settings.MAIL_TRANSPORT
-    if transport.is_smtp and not transport.host:
+    if transport.is_smtp and not all(server.host for server in transport.servers):
         hint = "EMAIL_URL=smtp://user:password@mail.example.org:587?starttls=1"
         return [Error("EMAIL_URL names no mail server.", hint=hint, id="newsletter.E005")]
     if not transport.is_smtp and transport.scheme != "ses" and not transport.username:
@@ -87,6 +88,60 @@ def the_mail_service_has_what_it_needs(**_: Any) -> list[CheckMessage]:
             Error("EMAIL_URL names no sending domain.", hint="EMAIL_URL=mailgun://KEY@DOMAIN", id="newsletter.E007")
         ]
     return []
+
+
+@register(Tags.security)
+def authorities_can_be_read(**_: Any) -> list[CheckMessage]:
+    """A mail server's certificate is verified by the file that `?ca=` names."""
+    problems: list[CheckMessage] = []
+    for server in settings.MAIL_TRANSPORT.servers if settings.MAIL_TRANSPORT.is_smtp else ():
+        try:
+            tls_context(server)
+        except BadAuthorities as error:
+            hint = "Name a file of certificates in PEM that this user may read, or drop ?ca= for the system's own."
+            problems.append(Error(f"EMAIL_URL: {error}.", hint=hint, id="newsletter.E008"))
+    return problems
+
+
+@register(Tags.security)
+def mail_is_signed_once(**_: Any) -> list[CheckMessage]:
+    """An e-mail service signs by itself, and its API takes no signature of ours."""
+    if not settings.DKIM_KEYS or settings.MAIL_TRANSPORT.is_smtp:
+        return []
+    hint = "Remove DKIM_KEY_FILE or DKIM_PRIVATE_KEY, and publish the key that the service shows you."
+    return [Warning("There is a DKIM key, but an e-mail service signs.", hint=hint, id="newsletter.W006")]
+
+
+@register(Tags.security)
+def dkim_keys_are_private(**_: Any) -> list[CheckMessage]:
+    """Whoever has the key can write mail in the sender's name."""
+    problems: list[CheckMessage] = []
+    for file in settings.DKIM_KEYS.files if settings.DKIM_KEYS else ():
+        if file.stat().st_mode & 0o077:
+            text = f"The DKIM key {file} can be read by other users of this machine."
+            problems.append(Warning(text, hint=f"chmod 600 {file}", id="newsletter.W007"))
+        resolved = file.resolve()
+        if resolved.is_relative_to(BASE_DIR) and not resolved.is_relative_to(DATA_DIR.resolve()):
+            text = f"The DKIM key {file} lies among the program's files, from where it could be published."
+            problems.append(Warning(text, hint=f"Move it to {DATA_DIR / 'dkim'}.", id="newsletter.W008"))
+    return problems
+
+
+@register(Tags.security, deploy=True)
+def passwords_travel_encrypted(**_: Any) -> list[CheckMessage]:
+    transport: EmailUrl = settings.MAIL_TRANSPORT
+    return [
+        Warning(
+            f"EMAIL_URL sends its password to {server.host} unencrypted.",
+            hint="Add ?starttls=1, or use smtps:// where the server speaks TLS from the start.",
+            id="newsletter.W009",
+        )
+        for server in transport.servers
+        if server.scheme == "smtp"
+        and server.password
+        and not server.flag("starttls")
+        and not is_loopback(f"smtp://{server.host}")
+    ]
 
 
 @register(Tags.security, deploy=True)

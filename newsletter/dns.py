@@ -115,25 +115,31 @@ def check_domain(
     """
     domain = ascii_domain(domain)
     selector = selector or settings.DKIM_SELECTOR
-    key = f"dns:{domain}:{selector}:{transport}:{smtp_host}"
+    # Who signs by themselves knows what must be published; it holds under their own selector only.
+    signs = selector == settings.DKIM_SELECTOR and transport in {"smtp", "smtps"}
+    public = settings.DKIM_KEYS.record(domain) if signs and settings.DKIM_KEYS else ""
+    key = f"dns:{domain}:{selector}:{transport}:{smtp_host}:{public[-16:]}"
     remembered: list[Record] | None = None if refresh else cache.get(key)
     if remembered is not None:
         return remembered
-    records = check_with(lookup_with(resolver()), domain, selector=selector, transport=transport, smtp_host=smtp_host)
+    lookup = lookup_with(resolver())
+    records = check_with(lookup, domain, selector=selector, transport=transport, smtp_host=smtp_host, public_key=public)
     if all(record.standing is not Standing.UNKNOWN for record in records):
         cache.set(key, records, REMEMBER_SECONDS)
     return records
 
 
-def check_with(lookup: Lookup, domain: str, *, selector: str, transport: str, smtp_host: str) -> list[Record]:
-    """`check_domain` by a lookup of one's own, nothing remembered."""
+def check_with(
+    lookup: Lookup, domain: str, *, selector: str, transport: str, smtp_host: str, public_key: str = ""
+) -> list[Record]:
+    """`check_domain` by a lookup of one's own, nothing remembered. `public_key` is the DKIM record that ours needs."""
     own = Service("" if smtp_host in THIS_MACHINE else smtp_host or transport, _relay_mechanism(smtp_host))
     service = SERVICES.get(transport, own)
     selectors = (selector,) if selector else service.selectors
     with ThreadPoolExecutor(max_workers=4, thread_name_prefix="dns") as pool:
         parts = [
             pool.submit(_spf, lookup, domain, service),
-            pool.submit(_dkim, lookup, domain, selectors, service),
+            pool.submit(_dkim, lookup, domain, selectors, service, public_key),
             pool.submit(_dmarc, lookup, domain),
             pool.submit(_mx, lookup, domain),
         ]
@@ -192,13 +198,13 @@ def _names(terms: list[str], mechanism: str) -> bool:
     return not mechanism.startswith("include:") and any(term.lstrip("+?~-") != "all" for term in terms[1:])
 
 
-def _dkim(lookup: Lookup, domain: str, selectors: tuple[str, ...], service: Service) -> Record:
+def _dkim(lookup: Lookup, domain: str, selectors: tuple[str, ...], service: Service, public_key: str) -> Record:
     hint = _("the key that %(service)s shows you") % {"service": service.name or _("your mail server")}
     first = selectors[0] if selectors else "SELECTOR"
 
     def record(standing: Standing, message: str, selector: str = first, found: tuple[str, ...] = ()) -> Record:
         host = f"{selector}.{DKIM_SUFFIX}.{domain}"
-        return Record("DKIM", host, "TXT", standing, message, found, f"v=DKIM1; k=rsa; p=<{hint}>")
+        return Record("DKIM", host, "TXT", standing, message, found, public_key or f"v=DKIM1; k=rsa; p=<{hint}>")
 
     if not selectors:
         return record(
@@ -208,6 +214,9 @@ def _dkim(lookup: Lookup, domain: str, selectors: tuple[str, ...], service: Serv
     answers = {selector: lookup(f"{selector}.{DKIM_SUFFIX}.{domain}", "TXT") for selector in selectors}
     for selector, texts in answers.items():
         keys = tuple(text for text in texts or () if "p=" in text)
+        if public_key and keys and not any(_key_of(text) == _key_of(public_key) for text in keys):
+            message = _("Another key than the one we sign with is published: receivers will call our mail forged.")
+            return record(Standing.WRONG, message, selector, keys)
         if any(_key_of(text) for text in keys):
             return record(Standing.OK, _("The public key is there; signatures can be verified."), selector, keys)
         if keys:
@@ -220,7 +229,7 @@ def _dkim(lookup: Lookup, domain: str, selectors: tuple[str, ...], service: Serv
 
 def _key_of(text: str) -> str:
     tags = dict(part.strip().partition("=")[::2] for part in text.split(";") if "=" in part)
-    return tags.get("p", "").strip()
+    return "".join(tags.get("p", "").split())
 
 
 def _dmarc(lookup: Lookup, domain: str) -> Record:

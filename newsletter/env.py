@@ -5,11 +5,16 @@ server without a secret store), and `.data/env`, which `make run` writes at its 
 """
 
 import os
-from dataclasses import dataclass, field
+import re
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 import environ
+
+if TYPE_CHECKING:
+    from newsletter.mailing.signing import Keys
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 DATA_DIR = Path(os.environ.get("DATA_DIR", BASE_DIR / ".data"))
@@ -24,9 +29,16 @@ def load() -> None:
             env.read_env(str(path), overwrite=False)
 
 
+# What may follow the `?` of an SMTP server. A misspelt `starttls` must not send passwords in the clear.
+SMTP_OPTIONS = frozenset({"ca", "connections", "starttls", "weight"})
+
+
 @dataclass(frozen=True)
 class EmailUrl:
-    """A mail transport as `EMAIL_URL` names it: `smtp://user:password@host:port?starttls=1`, `mailgun://KEY@DOMAIN`."""
+    """A mail transport as `EMAIL_URL` names it: `smtp://user:password@host:port?starttls=1`, `mailgun://KEY@DOMAIN`.
+
+    Where it names several SMTP servers, this is the first and `others` are the rest.
+    """
 
     scheme: str
     host: str
@@ -34,6 +46,12 @@ class EmailUrl:
     username: str
     password: str
     options: dict[str, str] = field(default_factory=dict)
+    others: tuple["EmailUrl", ...] = ()
+
+    @property
+    def servers(self) -> tuple["EmailUrl", ...]:
+        """All that are named, in order."""
+        return (replace(self, others=()), *self.others)
 
     @property
     def is_smtp(self) -> bool:
@@ -45,7 +63,17 @@ class EmailUrl:
 
 
 def email_url(value: str) -> EmailUrl:
-    """Take `EMAIL_URL` apart. Raises ValueError with a sentence that names what is wrong."""
+    """Take `EMAIL_URL` apart. Raises ValueError with a sentence that names what is wrong.
+
+    Several SMTP servers stand one after the other, with spaces or commas between them.
+    """
+    first, *others = [_one_email_url(part) for part in re.split(r"[\s,]+(?=[A-Za-z][\w+.-]*://)", value.strip())]
+    if others and not all(url.is_smtp for url in (first, *others)):
+        raise ValueError("EMAIL_URL names several services; only SMTP servers (smtp://, smtps://) can stand together")
+    return replace(first, others=tuple(others))
+
+
+def _one_email_url(value: str) -> EmailUrl:
     parts = urlsplit(value)
     if not parts.scheme or "://" not in value:
         raise ValueError("EMAIL_URL must look like smtp://host:port or mailgun://KEY@DOMAIN")
@@ -53,17 +81,41 @@ def email_url(value: str) -> EmailUrl:
         port = parts.port
     except ValueError as error:
         raise ValueError(f"EMAIL_URL has a port that is not a number: {error}") from error
-    options = dict(parse_qsl(parts.query))
-    if not options.get("connections", "1").isdigit() or options.get("connections") == "0":
-        raise ValueError(f"EMAIL_URL asks for {options['connections']} connections; write a number from 1 on")
-    return EmailUrl(
+    url = EmailUrl(
         scheme=parts.scheme.lower(),
         host=parts.hostname or "",
         port=port,
         username=unquote(parts.username or ""),
         password=unquote(parts.password or ""),
-        options=options,
+        options=dict(parse_qsl(parts.query)),
     )
+    _check_options(url)
+    return url
+
+
+def _check_options(url: EmailUrl) -> None:
+    for name, noun in (("connections", "connections"), ("weight", "as weight")):
+        given = url.options.get(name, "1")
+        if not (given.isdecimal() and given.isascii() and int(given)):
+            raise ValueError(f"EMAIL_URL asks for {given} {noun}; write a number from 1 on")
+    if not url.is_smtp:
+        return
+    unknown = sorted(set(url.options) - SMTP_OPTIONS)
+    if unknown:
+        raise ValueError(
+            f"EMAIL_URL has an option unknown here: {unknown[0]} (known: {', '.join(sorted(SMTP_OPTIONS))})"
+        )
+    if url.scheme == "smtps" and url.flag("starttls"):
+        raise ValueError("EMAIL_URL asks for smtps:// and starttls=1; smtps:// is TLS from the start, so drop starttls")
+
+
+def dkim_keys(*, path: str, pem: str, selector: str) -> "Keys | None":
+    """The keys of DKIM_KEY_FILE or DKIM_PRIVATE_KEY. Raises ValueError with a sentence."""
+    if not (path or pem):
+        return None  # without loading what signs
+    from newsletter.mailing import signing
+
+    return signing.read_keys(path=path, pem=pem, selector=selector)
 
 
 # ESPs by the name that Anymail gives their backend; the second is the setting that holds the key.
@@ -88,7 +140,7 @@ ESP_BACKENDS: dict[str, tuple[str, str]] = {
 def email_backend(url: EmailUrl) -> str:
     """The Django mail backend of a transport. Raises ValueError for a scheme that nobody speaks."""
     if url.is_smtp:
-        return "django.core.mail.backends.smtp.EmailBackend"
+        return "newsletter.mailing.backend.EmailBackend"
     if url.scheme not in ESP_BACKENDS:
         known = ", ".join(["smtp", "smtps", *sorted(ESP_BACKENDS)])
         raise ValueError(f"EMAIL_URL names no mail service known here: {url.scheme} (known: {known})")

@@ -147,19 +147,20 @@ try:
     EMAIL_BACKEND = environment.email_backend(MAIL_TRANSPORT)
 except ValueError as error:
     raise ImproperlyConfigured(str(error)) from error
-if MAIL_TRANSPORT.is_smtp:
-    EMAIL_HOST = MAIL_TRANSPORT.host or "127.0.0.1"
-    EMAIL_PORT = MAIL_TRANSPORT.port or (465 if MAIL_TRANSPORT.scheme == "smtps" else 25)
-    EMAIL_HOST_USER = MAIL_TRANSPORT.username
-    EMAIL_HOST_PASSWORD = MAIL_TRANSPORT.password
-    EMAIL_USE_SSL = MAIL_TRANSPORT.scheme == "smtps"
-    EMAIL_USE_TLS = MAIL_TRANSPORT.flag("starttls")
-    EMAIL_TIMEOUT = 30
+EMAIL_TIMEOUT = 30
 # The envelope sender by VERP is bounce+TOKEN@…; without a mailbox for it, mail bounces to the sender's own address.
 BOUNCE_ADDRESS = env.str("BOUNCE_ADDRESS", default="")
 DEFAULT_FROM_EMAIL = env.str("DEFAULT_FROM_EMAIL", default="newsletter@localhost")
 # What newsletter/dns.py looks for and whom it asks ("address" or "address:port"; empty: the system's resolver).
 DKIM_SELECTOR = env.str("DKIM_SELECTOR", default="")
+# What we sign with under that selector, where the mail server does not: a file, or a folder of files DOMAIN.pem.
+DKIM_KEY_FILE = env.str("DKIM_KEY_FILE", default="")
+try:
+    DKIM_KEYS = environment.dkim_keys(
+        path=DKIM_KEY_FILE, pem=env.str("DKIM_PRIVATE_KEY", default=""), selector=DKIM_SELECTOR
+    )
+except ValueError as error:
+    raise ImproperlyConfigured(f"{error}.") from error
 DNS_SERVERS = env.list("DNS_SERVERS", default=[])
 
 # The house's own rules ---------------------------------------------------------------------------------------

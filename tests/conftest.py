@@ -88,8 +88,7 @@ def mail_server(settings: LazySettings) -> Iterator[MailServer]:
     server.port = controller.port
     settings.EMAIL_URL = server.url
     settings.MAIL_TRANSPORT = email_url(server.url)
-    settings.EMAIL_BACKEND = "django.core.mail.backends.smtp.EmailBackend"
-    settings.EMAIL_HOST, settings.EMAIL_PORT = "127.0.0.1", server.port
+    settings.EMAIL_BACKEND = "newsletter.mailing.backend.EmailBackend"
     transports.transport.cache_clear()
     yield server
     transports.transport().close()

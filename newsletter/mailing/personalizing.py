@@ -115,16 +115,24 @@ def _slot(source: str) -> Slot:
 
 
 class Personalizer:
-    """A compiled mail with its literals encoded, waiting for people."""
+    """A compiled mail with its literals encoded, waiting for people. `sign` gives the header that signs a message."""
 
     def __init__(
-        self, compiled: Compiled, *, keyring: Keyring, addresses: Addresses, mail_from: str, boundary: str
+        self,
+        compiled: Compiled,
+        *,
+        keyring: Keyring,
+        addresses: Addresses,
+        mail_from: str,
+        boundary: str,
+        sign: Callable[[bytes], bytes] | None = None,
     ) -> None:
         self.compiled = compiled
         self._keyring = keyring
         self._addresses = addresses
         self._mail_from = mail_from
         self._boundary = boundary
+        self._sign = sign
         self._bodies = {tracked: self._encode(tracked=tracked) for tracked in (True, False)}
         self._head = self._static_headers()
         self._domain = address_domain(compiled.headers["sender_email"])
@@ -139,6 +147,8 @@ class Personalizer:
         tokens = delivery_tokens(self._keyring, recipient.key)
         context = self._context(recipient, tokens)
         content = b"".join((*self._headers_of(recipient, tokens, context), self._body_of(recipient, tokens, context)))
+        if self._sign is not None:
+            content = self._sign(content) + content
         local, _, domain = self._mail_from.rpartition("@")
         return Message(
             key=recipient.key,

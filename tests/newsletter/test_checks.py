@@ -1,10 +1,13 @@
 """Settings that would hurt are named by a check with an id and a hint."""
 
+from pathlib import Path
+
 import pytest
 from django.core.checks import CheckMessage
 from pytest_django import Settings
 
 from newsletter import checks, env
+from newsletter.mailing.signing import make_key, read_keys
 
 
 def ids(found: list[CheckMessage]) -> list[str]:
@@ -59,6 +62,7 @@ def test_stream_cache_and_broker_must_be_apart(settings: Settings) -> None:
     [
         ("smtp://mail.example.org:587?starttls=1", []),
         ("smtp://:25", ["E005"]),
+        ("smtp://mail.example.org smtp://:25", ["E005"]),
         ("sendgrid://", ["E006"]),
         ("mailgun://key@", ["E007"]),
         ("mailgun://key@example.org", []),
@@ -88,3 +92,57 @@ def test_short_and_shared_secrets_and_a_sender_at_localhost_are_warned(settings:
     assert ids(checks.mails_come_from_an_address_of_ours()) == ["W004"]
     settings.DEFAULT_FROM_EMAIL = "Newsletter <news@example.org>"
     assert checks.mails_come_from_an_address_of_ours() == []
+
+
+def test_a_dkim_key_that_others_can_read_or_nobody_uses_is_warned(settings: Settings, tmp_path: Path) -> None:
+    key = tmp_path / "key.pem"
+    key.write_bytes(make_key())
+    key.chmod(0o600)
+    settings.DKIM_KEYS = read_keys(path=str(key), selector="s1")
+    settings.MAIL_TRANSPORT = env.email_url("smtp://mail.example.org")
+    assert checks.dkim_keys_are_private() == checks.mail_is_signed_once() == []
+    key.chmod(0o640)
+    assert ids(checks.dkim_keys_are_private()) == ["W007"]
+    settings.MAIL_TRANSPORT = env.email_url("mailgun://key@example.org")
+    assert ids(checks.mail_is_signed_once()) == ["W006"]
+
+
+def test_a_dkim_key_among_the_programs_files_is_warned(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = tmp_path / "key.pem"
+    key.write_bytes(make_key())
+    key.chmod(0o600)
+    settings.DKIM_KEYS = read_keys(path=str(key), selector="s1")
+    monkeypatch.setattr(checks, "BASE_DIR", tmp_path)
+    assert ids(checks.dkim_keys_are_private()) == ["W008"]
+    monkeypatch.setattr(checks, "DATA_DIR", tmp_path)
+    assert checks.dkim_keys_are_private() == []
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("smtp://user:word@mail.example.org", ["W009"]),
+        ("smtp://user:word@127.0.0.1:2525", []),
+        ("smtp://user:word@mail.example.org?starttls=1 smtps://user:word@mail2.example.org", []),
+        ("smtps://mail.example.org, smtp://user:word@mail2.example.org:587", ["W009"]),
+        ("sendgrid://key@", []),
+    ],
+)
+def test_a_password_that_travels_in_the_clear_is_warned(settings: Settings, url: str, expected: list[str]) -> None:
+    settings.MAIL_TRANSPORT = env.email_url(url)
+    found = checks.passwords_travel_encrypted()
+    assert ids(found) == expected
+    assert not any("word@" in message.msg for message in found)
+
+
+def test_authorities_that_are_none_are_refused(settings: Settings, tmp_path: Path) -> None:
+    (tmp_path / "ca.pem").write_text("nothing", encoding="utf-8")
+    for ca, word in ((tmp_path / "ca.pem", "no certificate"), (tmp_path / "missing.pem", "No such file")):
+        settings.MAIL_TRANSPORT = env.email_url(f"smtps://mail.example.org?ca={ca}")
+        [problem] = checks.authorities_can_be_read()
+        assert word in problem.msg
+        assert ids([problem]) == ["E008"]
+    settings.MAIL_TRANSPORT = env.email_url("smtps://mail.example.org")
+    assert checks.authorities_can_be_read() == []

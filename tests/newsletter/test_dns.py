@@ -8,6 +8,7 @@ from django.core.cache import cache
 from pytest_django.fixtures import Settings
 
 from newsletter.dns import Record, Standing, check_domain, check_with, lookup_with, resolver
+from newsletter.mailing.signing import EVERY_DOMAIN, Keys, load_key, make_key
 from tests.newsletter.dns_server import SERVFAIL, Zone, serving
 
 GOOD: Zone = {
@@ -108,3 +109,23 @@ def test_an_answer_is_remembered_until_asked_again(settings: Settings) -> None:
     assert all(record.is_fine for record in check_domain("garden.example", transport="mailgun"))
     again = check_domain("garden.example", transport="mailgun", refresh=True)
     assert {record.standing for record in again} == {Standing.UNKNOWN}
+
+
+def test_the_key_that_we_sign_with_is_compared_with_the_published_one(settings: Settings) -> None:
+    settings.DKIM_SELECTOR = "mailo"
+    settings.DKIM_KEYS = Keys("mailo", {EVERY_DOMAIN: load_key(make_key(), named="a test's")})
+    ours = settings.DKIM_KEYS.record("garden.example")
+    record = check(settings, GOOD, transport="smtp")["DKIM"]
+    assert record.standing is Standing.WRONG
+    assert "Another key" in record.message
+    assert record.publish == ours
+    missing = {key: texts for key, texts in GOOD.items() if "_domainkey" not in key[0]}
+    cache.clear()
+    assert check(settings, missing, transport="smtp")["DKIM"].publish == ours
+    pieces = " ".join(f'"{ours[at : at + 200]}"' for at in range(0, len(ours), 200))
+    published = {**GOOD, ("mailo._domainkey.garden.example", "TXT"): [pieces]}
+    cache.clear()
+    assert check(settings, published, transport="smtp")["DKIM"].is_fine
+    # An e-mail service signs by its own key, whatever lies here.
+    cache.clear()
+    assert check(settings, GOOD)["DKIM"].is_fine

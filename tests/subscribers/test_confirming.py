@@ -9,6 +9,7 @@ import pytest
 from django.conf import LazySettings
 from pytest_django.live_server_helper import LiveServer
 
+from newsletter.env import email_url
 from newsletter.mailing.keys import keyring
 from newsletter.mailing.tokens import BadToken, confirmation_token
 from subscribers import confirming, subscribing, suppressing, tasks, unsubscribing
@@ -101,10 +102,10 @@ def test_a_mail_is_sent_once_however_often_the_task_runs(asked: Subscription, ma
 def test_a_server_that_is_down_or_busy_costs_time_not_mail(
     asked: Subscription, mail_server: MailServer, settings: LazySettings
 ) -> None:
-    settings.EMAIL_PORT = 1
+    settings.MAIL_TRANSPORT = email_url("smtp://127.0.0.1:1")
     with pytest.raises(confirming.ConfirmationDelayed):
         confirming.send_confirmation(asked.pk, now=NOW)
-    settings.EMAIL_PORT = mail_server.port
+    settings.MAIL_TRANSPORT = email_url(mail_server.url)
     mail_server.answers["bea@mail.example"] = "451 4.7.1 greylisted"
     with pytest.raises(confirming.ConfirmationDelayed):
         confirming.send_confirmation(asked.pk, now=NOW)

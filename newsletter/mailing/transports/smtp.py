@@ -1,8 +1,6 @@
 """SMTP over several kept connections, served by one selector loop; nothing here waits for one server answer alone."""
 
 import selectors
-import smtplib
-import ssl
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -14,9 +12,9 @@ from newsletter.mailing.personalizing import Message, PersonalizeError, Personal
 from newsletter.mailing.tokens import DeliveryKey
 from newsletter.mailing.transports.base import Report, Result, TransportError
 from newsletter.mailing.transports.smtp_connection import Connection, Lost
+from newsletter.mailing.transports.smtp_opening import open_connection
 
 DEFAULT_CONNECTIONS = 8
-CONNECT_SECONDS = 30
 REPLY_SECONDS = 300  # RFC 5321, 4.5.3.2: MAIL, RCPT and DATA
 FINAL_SECONDS = 600  # RFC 5321, 4.5.3.2.6: the answer to the final dot
 LOSSES = 10  # connections lost in a row, after which no other is opened and the rest is given back
@@ -158,27 +156,7 @@ class SmtpTransport:
 
     def _connect(self, call: "_Call") -> Connection:
         """A new connection, greeted, encrypted and logged in. Raises TransportError."""
-        host, port = self._url.host or "127.0.0.1", self._url.port
-        try:
-            if self._url.scheme == "smtps":
-                context = ssl.create_default_context()
-                server: smtplib.SMTP = smtplib.SMTP_SSL(host, port or 465, timeout=CONNECT_SECONDS, context=context)
-            else:
-                server = smtplib.SMTP(host, port or 25, timeout=CONNECT_SECONDS)
-            if self._url.flag("starttls"):
-                server.starttls(context=ssl.create_default_context())
-            server.ehlo_or_helo_if_needed()
-            if self._url.username:
-                server.login(self._url.username, self._url.password)
-        except (OSError, smtplib.SMTPException) as error:
-            raise TransportError(f"The mail server {host} cannot be used: {error}") from error
-        assert server.sock is not None
-        connection = Connection(
-            server.sock,
-            pipelining=server.has_extn("pipelining"),
-            eight_bit=server.has_extn("8bitmime"),
-            smtputf8=server.has_extn("smtputf8"),
-        )
+        connection = open_connection(self._url)
         call.attach(connection)
         return connection
 
