@@ -5,11 +5,14 @@ From here on nobody new is added; who leaves meanwhile is skipped as their batch
 
 import functools
 from collections.abc import Callable
-from datetime import datetime
+from datetime import datetime, time
+from typing import Any
 
+from django.conf import settings
 from django.db import connection, transaction
 from django.db.models import F
 
+from campaigns import local_hours
 from campaigns.models import Campaign, CampaignFigures, CampaignState, CompiledRevision, Link
 from newsletter.mailing.compiling import Compiled
 from subscribers.audience import ELIGIBLE
@@ -21,24 +24,45 @@ CAMPAIGNS_A_PARTITION = 64
 # Filled by upper apps (tracking publishes the links to the edge); called after the freeze is committed.
 on_frozen: list[Callable[[int], None]] = []
 
-# One row a recipient in the order of the key, one batch a slice. The batches' ids are drawn first, so that the rows
-# find theirs by a hash join on the slice.
-FREEZE = f"""
+
+def _statement(*, turn: str = "%(now)s::timestamptz", order: str = "", hours: str = "") -> str:
+    """The freeze: one row a recipient in the order of the key, one batch a slice of those whose turn is the same.
+
+    The batches' ids are drawn first, so that the rows find theirs by a hash join on the slice.
+    """
+    return f"""
 WITH audience AS MATERIALIZED (
-    SELECT subscription.subscriber_id, (row_number() OVER (ORDER BY subscription.subscriber_id) - 1) / %(size)s AS slice
+    SELECT subscription.subscriber_id, {turn} AS turn,
+           (row_number() OVER ({order} ORDER BY subscription.subscriber_id) - 1) / %(size)s AS slice
     FROM subscribers_subscription AS subscription
     JOIN subscribers_subscriber AS subscriber ON subscriber.id = subscription.subscriber_id
+    {hours}
     WHERE subscription.list_id = %(list)s AND {ELIGIBLE}
 ), slices AS MATERIALIZED (
-    SELECT slice, first_id, last_id, nextval(pg_get_serial_sequence('campaigns_batch', 'id')) AS batch_id
-    FROM (SELECT slice, min(subscriber_id) AS first_id, max(subscriber_id) AS last_id
-          FROM audience GROUP BY slice ORDER BY slice) AS grouped
+    SELECT turn, slice, first_id, last_id, nextval(pg_get_serial_sequence('campaigns_batch', 'id')) AS batch_id
+    FROM (SELECT turn, slice, min(subscriber_id) AS first_id, max(subscriber_id) AS last_id
+          FROM audience GROUP BY turn, slice ORDER BY turn, slice) AS grouped
 ), batches AS (
     INSERT INTO campaigns_batch (id, campaign_id, first_id, last_id, state, not_before)
-    SELECT batch_id, %(campaign)s, first_id, last_id, 'ready', %(now)s FROM slices
+    SELECT batch_id, %(campaign)s, first_id, last_id, 'ready', turn FROM slices
 )
 INSERT INTO campaigns_delivery (campaign_id, subscriber_id, batch_id)
-SELECT %(campaign)s, audience.subscriber_id, slices.batch_id FROM audience JOIN slices USING (slice)
+SELECT %(campaign)s, audience.subscriber_id, slices.batch_id FROM audience JOIN slices USING (turn, slice)
+"""
+
+
+FREEZE = _statement()
+# The same where each time zone has its own turn; who moved to another one since the zones were read goes by the home's.
+FREEZE_BY_HOUR = _statement(
+    turn="coalesce(hours.turn, %(home)s::timestamptz)",
+    order="PARTITION BY coalesce(hours.turn, %(home)s::timestamptz)",
+    hours="""LEFT JOIN unnest(%(zones)s::text[], %(turns)s::timestamptz[]) AS hours (zone, turn)
+      ON hours.zone = subscriber.time_zone""",
+)
+ZONES = """
+SELECT DISTINCT subscriber.time_zone FROM subscribers_subscription AS subscription
+JOIN subscribers_subscriber AS subscriber ON subscriber.id = subscription.subscriber_id
+WHERE subscription.list_id = %s
 """
 
 
@@ -90,7 +114,11 @@ def freeze(campaign: Campaign, compiled: Compiled, *, batch_size: int, now: date
         )
         CampaignFigures.objects.get_or_create(campaign=campaign)
         with connection.cursor() as cursor:
-            cursor.execute(FREEZE, {"campaign": campaign.pk, "list": campaign.list_id, "size": batch_size, "now": now})
+            people: dict[str, Any] = {"campaign": campaign.pk, "list": campaign.list_id, "size": batch_size, "now": now}
+            if campaign.local_time is None:
+                cursor.execute(FREEZE, people)
+            else:
+                cursor.execute(FREEZE_BY_HOUR, {**people, **_hours(cursor, campaign, campaign.local_time, now)})
             recipients: int = cursor.rowcount
             # Fresh rows have no statistics, and a planner that guesses reads the whole campaign for a window of it.
             cursor.execute(f"ANALYZE {_partition(campaign.pk)}")
@@ -99,3 +127,11 @@ def freeze(campaign: Campaign, compiled: Compiled, *, batch_size: int, now: date
         for publish in on_frozen:
             transaction.on_commit(functools.partial(publish, campaign.pk))
     return recipients
+
+
+def _hours(cursor: Any, campaign: Campaign, hour: time, now: datetime) -> dict[str, Any]:
+    """When each time zone of a list has its turn, as parameters of FREEZE_BY_HOUR."""
+    cursor.execute(ZONES, [campaign.list_id])
+    zones = {zone for (zone,) in cursor.fetchall()} | {""}
+    turns = local_hours.turns(zones, start=campaign.scheduled_at or now, hour=hour, home=settings.TIME_ZONE, now=now)
+    return {"zones": list(turns), "turns": list(turns.values()), "home": turns[""]}

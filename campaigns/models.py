@@ -71,6 +71,9 @@ class Campaign(models.Model):
     )
     scheduled_at = models.DateTimeField(_("send at"), null=True, blank=True, editable=False)
     scheduled_by = models.CharField(max_length=150, blank=True, db_default="", editable=False)
+    local_time = models.TimeField(
+        null=True, blank=True, editable=False, help_text=_("The hour at which each reader gets it where they live.")
+    )
     started_at = models.DateTimeField(null=True, blank=True, editable=False)
     finished_at = models.DateTimeField(
         null=True, blank=True, editable=False, help_text=_("The first end: sending a few again does not move it.")

@@ -1,7 +1,7 @@
 """What an editor may do with a campaign: send, schedule, pause, resume, cancel; and its launch when it is due."""
 
 from collections.abc import Collection
-from datetime import datetime, timedelta
+from datetime import datetime, time, timedelta
 
 from django.conf import settings
 from django.db import transaction
@@ -23,11 +23,18 @@ def send_now(campaign_id: int, *, actor: str = "", overrides: Collection[str] = 
 
 
 def schedule(
-    campaign_id: int, at: datetime, *, actor: str = "", overrides: Collection[str] = (), now: datetime
+    campaign_id: int,
+    at: datetime,
+    *,
+    actor: str = "",
+    overrides: Collection[str] = (),
+    local_time: time | None = None,
+    now: datetime,
 ) -> None:
     """Let a campaign go out at a time. Raises NotReady with preflight's blockers, WrongState, or CampaignError.
 
-    `overrides` are codes of blockers that may pass; they are kept with the campaign and stand in the audit log.
+    `overrides` are codes of blockers that may pass; they are kept with the campaign and stand in the audit log. With a
+    `local_time` each reader gets it at that hour where they live, on the day of `at`; where it has passed, at `at`.
     """
     campaign = get(campaign_id)
     if at < now:
@@ -38,10 +45,13 @@ def schedule(
     if blockers:
         raise NotReady(blockers)
     with transaction.atomic():
-        updates = {"scheduled_at": at, "state_reason": "", "overrides": sorted(overrides)}
+        updates = {"scheduled_at": at, "state_reason": "", "overrides": sorted(overrides), "local_time": local_time}
         if not states.move(campaign_id, to=S.SCHEDULED, from_=(S.DRAFT,), **updates):
             raise _wrong(campaign, "sent or scheduled")
-        _audit(actor, "campaign.schedule", campaign, at=at.isoformat(), overrides=" ".join(sorted(overrides)))
+        details = {"at": at.isoformat(), "overrides": " ".join(sorted(overrides))}
+        if local_time:
+            details["local_time"] = local_time.isoformat("minutes")
+        _audit(actor, "campaign.schedule", campaign, **details)
         if at <= now:
             from campaigns.tasks import launch
 

@@ -169,6 +169,11 @@ class ScheduleForm(forms.Form):
         widget=forms.DateTimeInput(attrs={"type": "datetime-local", "class": "nl-input"}, format="%Y-%m-%dT%H:%M"),
         error_messages={"required": _("Say when it should be sent.")},
     )
+    local_time = forms.TimeField(
+        label=_("Hour where they live"),
+        required=False,
+        widget=forms.TimeInput(attrs={"type": "time", "class": "nl-input"}, format="%H:%M"),
+    )
 
     def clean_at(self) -> Any:
         at = self.cleaned_data["at"]

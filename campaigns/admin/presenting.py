@@ -97,7 +97,10 @@ def when(campaign: Campaign) -> str:
         moment, words = campaign.finished_at, _("%(at)s")
     elif campaign.started_at:
         moment, words = campaign.started_at, _("since %(at)s")
-    return words % {"at": date_format(timezone.localtime(moment), "j M Y, H:i")}
+    said = words % {"at": date_format(timezone.localtime(moment), "j M Y, H:i")}
+    if campaign.local_time and campaign.state == CampaignState.SCHEDULED:
+        said += _(" and at %(hour)s where each reader lives") % {"hour": campaign.local_time.strftime("%H:%M")}
+    return said
 
 
 def human_and_raw(campaign: Campaign, human: int, raw: int) -> SafeString:

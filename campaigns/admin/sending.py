@@ -195,11 +195,12 @@ def schedule(request: HttpRequest, model_admin: Any, campaign_id: int) -> HttpRe
         return _review_page(request, model_admin, campaign, schedule_form=form)
     if _refused_as_changed(request, campaign, form.cleaned_data["content"]):
         return redirect("admin:campaigns_campaign_review", campaign.pk)
-    at = form.cleaned_data["at"]
+    at, hour = form.cleaned_data["at"], form.cleaned_data["local_time"]
+    actor = request.user.get_username()
     return _do(
         request,
         campaign,
-        lambda: scheduling.schedule(campaign.pk, at, actor=request.user.get_username(), now=timezone.now()),
+        lambda: scheduling.schedule(campaign.pk, at, actor=actor, local_time=hour, now=timezone.now()),
         _("Scheduled. Until then it can be turned back into a draft."),
     )
 

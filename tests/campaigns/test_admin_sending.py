@@ -1,7 +1,7 @@
 """The way out over HTTP: the last question, the hour, and every move with its refusal."""
 
 from collections.abc import Callable
-from datetime import datetime, timedelta
+from datetime import datetime, time, timedelta
 from typing import Any
 
 import pytest
@@ -109,6 +109,22 @@ def test_a_campaign_is_scheduled_in_the_sites_time_zone(
     admin_client.post(page("schedule", ready.pk), sent)
     assert state(ready) == CampaignState.SCHEDULED
     assert ready.scheduled_at == datetime.fromisoformat("2099-03-01T00:00:00Z")
+
+
+def test_a_campaign_may_wait_for_an_hour_where_each_reader_lives(admin_client: Client, ready: Campaign) -> None:
+    sent = {"content": fingerprint(ready), "at": "2099-03-01T00:30", "local_time": "09:00"}
+    response = admin_client.post(page("schedule", ready.pk), sent, follow=True)
+    assert "and at 09:00 where each reader lives" in response.content.decode()
+    assert state(ready) == CampaignState.SCHEDULED
+    assert ready.local_time == time(9)
+
+    admin_client.post(page("act", ready.pk, "unschedule"))
+    refused = admin_client.post(page("schedule", ready.pk), {**sent, "local_time": "half past"})
+    assert refused.status_code == 400
+    assert "Enter a valid time" in refused.content.decode()
+    admin_client.post(page("schedule", ready.pk), {**sent, "local_time": ""})
+    ready.refresh_from_db()
+    assert ready.local_time is None
 
 
 @pytest.mark.parametrize(
