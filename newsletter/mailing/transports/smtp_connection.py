@@ -219,12 +219,20 @@ class Connection:
         if step is _Step.FINAL:
             self._settle(code, text)
         elif step in {_Step.MAIL, _Step.RCPT}:
+            if step is _Step.MAIL and code >= 500 and self._is_refused_as_sender:
+                # No login (530, RFC 4954), a sender it does not know: that says nothing of this recipient.
+                raise self.lost(f"it takes no mail from us: {code} {text}")
             if code not in {250, 251} and self._refusal is None:
                 self._refusal = (code, text)
         elif step is _Step.DATA:
             self._go_ahead(code, text)
         if self._waiting and not self._expected and not self._out:
             self._write(self._next_waiting())
+
+    @property
+    def _is_refused_as_sender(self) -> bool:
+        """Whether MAIL was refused for who we are: it held nothing of the message but a wish for SMTPUTF8."""
+        return self._envelope is not None and not self._envelope.needs_smtputf8
 
     def _settle(self, code: int, text: str) -> None:
         message, self._in_doubt, self._dot_at = self._in_doubt, None, 0

@@ -104,6 +104,8 @@ def _said_by_smtp(error: smtplib.SMTPException) -> str:
     if isinstance(error, smtplib.SMTPNotSupportedError):
         return "it offers no STARTTLS" if "STARTTLS" in str(error) else "it offers no login (AUTH) that is known here"
     if isinstance(error, smtplib.SMTPServerDisconnected):
+        if isinstance(error.__context__, TimeoutError):
+            return reason(error.__context__)
         return "it ended the connection before it was ready"
     return " ".join(str(error).split())[:_SHOWN]
 
