@@ -14,9 +14,9 @@ import subprocess
 import sys
 import time
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
-from benchmarks.harness import Memory, Result, child, free_port, installation, last_json, say, wait_until
+from benchmarks.harness import Memory, Result, Shares, child, free_port, installation, last_json, say, wait_until
 
 # With a layout of its own the HTML has 5 KB; the letter that comes with the product would make it 9.
 LAYOUT = """<mjml><mj-body><mj-section><mj-column>{{ content }}
@@ -24,7 +24,10 @@ LAYOUT = """<mjml><mj-body><mj-section><mj-column>{{ content }}
 </mj-column></mj-section></mj-body></mjml>"""
 BODY = """# Hello {{ first_name | default: "reader" }}
 
-It rains in {{ city }}. """ + " ".join(f"[Link {i}](https://shed.example/{i}) and some words." for i in range(5))
+It rains in {{ city }}. """ + "\n\n".join(
+    f"[Link {i}](https://shed.example/{i}) leads to {'a shed, some tools and a quiet corner, ' * 6}all of them dry."
+    for i in range(5)
+)
 SINKS = 2
 
 
@@ -38,15 +41,16 @@ def main() -> None:
     options = parser.parse_args()
     port = free_port()
     url = f"smtp://127.0.0.1:{port}?connections={options.connections}"
-    with installation(EMAIL_URL=url, SITE_URL="http://127.0.0.1:8000", EDGE_URL="http://127.0.0.1:8001"):
-        result = measure(options, port)
+    with installation(EMAIL_URL=url, SITE_URL="http://127.0.0.1:8000", EDGE_URL="http://127.0.0.1:8001") as engines:
+        result = measure(options, port, database=engines.postgres.pid)
     result.show(as_json=options.json)
 
 
-def measure(options: argparse.Namespace, port: int) -> Result:
+def measure(options: argparse.Namespace, port: int, *, database: int | None) -> Result:
     campaign_id = prepare(options.recipients)
     say("sending by workers …")
-    rate, memory, took = by_workers(campaign_id, options, port)
+    sent = by_workers(campaign_id, options, port, database=database)
+    rate = sent.rate
     limit_count = max(2_000, min(options.recipients, 60_000))
     if options.sink_delay_ms:
         limit = options.connections * options.workers / (options.sink_delay_ms / 1000)
@@ -61,11 +65,12 @@ def measure(options: argparse.Namespace, port: int) -> Result:
         value=round(rate, 1),
         unit="messages/s",
         limit=round(limit, 1),
-        peak_rss_mb=round(memory, 1),
+        peak_rss_mb=round(sent.memory, 1),
         details={
             "recipients": options.recipients,
             "workers": options.workers,
-            "launch to last, s": round(took, 2),
+            "launch to end, s": round(sent.took, 2),
+            "µs of processor a message": sent.shares,
             "limit is": "connections / round trip" if options.sink_delay_ms else "a constant message, same SMTP code",
             "django loop/s": round(loop, 1) if loop else None,
             "times the loop": round(rate / loop, 1) if loop else None,
@@ -119,7 +124,16 @@ def rate_of(figures: list[dict[str, Any]], expected: int) -> float:
     return taken / (last - first)
 
 
-def by_workers(campaign_id: int, options: argparse.Namespace, port: int) -> tuple[float, float, float]:
+class Sent(NamedTuple):
+    """One campaign through real workers."""
+
+    rate: float  # messages/s from the first to the last at the sink
+    memory: float  # MB, peak of all workers
+    took: float  # s from the launch to the campaign's end
+    shares: dict[str, float]
+
+
+def by_workers(campaign_id: int, options: argparse.Namespace, port: int, *, database: int | None) -> Sent:
     from campaigns import scheduling
     from campaigns.models import Campaign
 
@@ -129,13 +143,15 @@ def by_workers(campaign_id: int, options: argparse.Namespace, port: int) -> tupl
     command = ["-m", "celery", "-A", "newsletter", "worker", "-c", str(options.workers), "-l", "WARNING"]
     quiet = ["--without-gossip", "--without-mingle", "--without-heartbeat"]
     with sinks(port, options.sink_delay_ms) as servers, child([*command, *quiet], ready="takes tasks") as worker:
+        shares = Shares(workers=worker.pid, server_1=servers[0].pid, server_2=servers[1].pid, database=database)
         with Memory(worker.pid) as memory:
             begun = time.monotonic()
             scheduling.send_now(campaign_id, now=datetime.now(UTC))
             wait_until(ended, seconds=900)
             took = time.monotonic() - begun
+        costs = shares.each(options.recipients)
         figures = [last_json(server) for server in servers]
-    return rate_of(figures, options.recipients), memory.peak, took
+    return Sent(rate_of(figures, options.recipients), memory.peak, took, costs)
 
 
 def by_blast(campaign_id: int, processes: int, count: int, port: int) -> float:

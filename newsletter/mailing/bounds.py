@@ -7,6 +7,7 @@ by their length and by what stands in them. A step is about a microsecond at wor
 
 import json
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from typing import Any, TextIO
 
 from liquid import BoundTemplate, Environment, RenderContext
@@ -101,9 +102,10 @@ _SIZES_A_STEP = 4  # characters or items that a filter handles in one step
 class Values(dict[str, Any]):
     """The values of one recipient, and the steps that their mail may still take."""
 
-    def __init__(self, *arguments: Any, **more: Any) -> None:
-        super().__init__(*arguments, **more)
-        self.work = Work()
+    @cached_property
+    def work(self) -> Work:
+        """Made for the first tag that costs anything; most mails have none."""
+        return Work()
 
 
 class _Context(RenderContext):

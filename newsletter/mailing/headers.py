@@ -12,6 +12,10 @@ import idna
 _NOT_ALLOWED = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]+")
 _NOT_IN_ADDRESS = re.compile(r"[\x00-\x20\x7f-\x9f\u2028\u2029\ud800-\udfff<>\"(),:;\\]")
 _ATOMS = re.compile(r"[A-Za-z0-9!#$%&'*+\-/=?^_`{|}~ ]*\Z")
+# What most values are; for them the rules below are passed over, which is most of what a header costs.
+_ORDINARY_TEXT = re.compile(r"[!-~]+(?: [!-~]+)*")
+_ORDINARY_NAME = re.compile(r"[A-Za-z0-9]+(?: [A-Za-z0-9]+)*")
+_ORDINARY_ADDRESS = re.compile(r"[A-Za-z0-9._+-]+@[a-z0-9.-]+")
 FOLD_AT = 76
 WORD_BYTES = 42  # of UTF-8 in one encoded word: 68 characters with its frame, below RFC 2047's 75
 NAME_LIMIT = 200  # characters of a display name
@@ -23,6 +27,8 @@ class HeaderError(ValueError):
 
 def one_line(value: str) -> str:
     """The value without control characters; runs of white space become one space."""
+    if _ORDINARY_TEXT.fullmatch(value):
+        return value
     return " ".join(_NOT_ALLOWED.sub(" ", value).split())
 
 
@@ -81,15 +87,23 @@ def address_domain(address: str) -> str:
 
 def wire_address(address: str) -> str:
     """An address as it goes on the wire: A-labels in the domain, the local part as it is."""
+    if _ORDINARY_ADDRESS.fullmatch(address):
+        return address
     if _NOT_IN_ADDRESS.search(address):
         raise HeaderError(f"{one_line(address)} is not an e-mail address that can be mailed")
     return f"{address.rpartition('@')[0]}@{address_domain(address)}"
 
 
-def mailbox(value_name: str, address: str, *, header: str) -> bytes:
+def mailbox(name: str, address: str, *, header: str) -> bytes:
     """`From: Name <address>` and its like, without the line's end; the name quoted or encoded as it needs."""
+    return wired_mailbox(name, wire_address(address), header=header)
+
+
+def wired_mailbox(value_name: str, wire: str, *, header: str) -> bytes:
+    """The same for an address that `wire_address` has seen."""
+    if len(header) + len(value_name) + len(wire) + 5 <= FOLD_AT and _ORDINARY_NAME.fullmatch(value_name):
+        return f"{header}: {value_name} <{wire}>".encode()
     name = one_line(value_name)[:NAME_LIMIT].rstrip()
-    wire = wire_address(address)
     if not name:
         return f"{header}: {wire}".encode()
     fits = name.isascii() and "=?" not in name and len(name) <= FOLD_AT - len(header) - 6
@@ -112,4 +126,4 @@ def list_id(name: str, slug: str, domain: str) -> bytes:
 
 def needs_smtputf8(address: str) -> bool:
     """Whether the local part holds what only SMTPUTF8 servers take (RFC 6531)."""
-    return not address.rpartition("@")[0].isascii()
+    return not address.isascii() and not address.rpartition("@")[0].isascii()

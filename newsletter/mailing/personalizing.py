@@ -3,25 +3,32 @@
 import functools
 import html
 import re
-import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from liquid.exceptions import LiquidError
 
 from newsletter.mailing import bounds, mergetags
 from newsletter.mailing.compiling import Compiled, Piece
-from newsletter.mailing.headers import address_domain, mailbox, needs_smtputf8, unstructured, wire_address
+from newsletter.mailing.headers import (
+    address_domain,
+    mailbox,
+    needs_smtputf8,
+    unstructured,
+    wire_address,
+    wired_mailbox,
+)
 from newsletter.mailing.quoting import quoted_printable, quoted_value
-from newsletter.mailing.tokens import DeliveryKey, DeliveryTokens, Keyring, delivery_tokens
+from newsletter.mailing.tokens import DeliveryKey, DeliverySigner, DeliveryTokens, Keyring
 
 _SIMPLE = re.compile(r"\{\{ ([A-Za-z_]\w*)(?: \| default: (?:'([^'|]*)'|\"([^\"|]*)\"))? \| (_\w+) \}\}")
+# What most values are: it reads the same as text, in HTML, in a header and as quoted-printable.
+_ORDINARY = re.compile(r"[A-Za-z0-9]+(?: [A-Za-z0-9]+)*")
+_ORDINARY_LENGTH = 70
+_ESCAPES_OF_ORDINARY = frozenset({"_html", "_plain", "_line"})  # a space in an address would be %20
 _SOFT = b"=\r\n"
-# Where a person's tokens go. Random, so that no subscriber's value can name one.
-_TRACK_MARK = f"track{secrets.token_hex(12)}".encode("ascii")
-_CONTROL_MARK = f"control{secrets.token_hex(12)}".encode("ascii")
 
 
 class PersonalizeError(Exception):
@@ -77,33 +84,49 @@ class Merge:
     values: Callable[[Recipient], dict[str, str]]
 
 
-class _Context(bounds.Values):
-    """The values of one recipient; what is rarely used is worked out when it is asked for."""
+Context = bounds.Values  # what merge tags may name, for one recipient
 
 
-Slot = Callable[["_Context"], str]
+@dataclass(frozen=True)
+class _Slot:
+    """A compiled merge tag: what it prints, as text or as quoted-printable on a line of its own."""
+
+    text: Callable[[Context], str]
+    quoted: Callable[[Context], bytes]
 
 
 @functools.lru_cache(maxsize=4096)
-def _slot(source: str) -> Slot:
-    """A compiled merge tag: a closure for a plain name (0.4 µs), Liquid for the rest (9 µs with one filter)."""
+def _slot(source: str) -> _Slot:
+    """A closure for a plain name (0.4 µs), Liquid for the rest (9 µs with one filter)."""
     simple = _SIMPLE.fullmatch(source)
-    if simple:
-        name, single, double, escape_name = simple.groups()
-        default = single if single is not None else (double or "")
-        escape = mergetags.ESCAPES[escape_name]
-        escaped_default = escape(default)
+    return _simple_slot(*simple.groups()) if simple else _liquid_slot(source)
 
-        def fill(context: _Context) -> str:
-            value = context.get(name)
-            if value is None or value == "" or (value is False and default):
-                return escaped_default
-            return escape(value)
 
-        return fill
+def _simple_slot(name: str, single: str | None, double: str | None, escape_name: str) -> _Slot:
+    default = single if single is not None else (double or "")
+    escape = mergetags.ESCAPES[escape_name]
+    escaped_default = escape(default)
+    is_plain_place = escape_name in _ESCAPES_OF_ORDINARY
+
+    def text(context: Context) -> str:
+        value = context.get(name)
+        if value is None or value == "" or (value is False and default):
+            return escaped_default
+        return escape(value)
+
+    def quoted(context: Context) -> bytes:
+        value = context.get(name)
+        if is_plain_place and type(value) is str and len(value) < _ORDINARY_LENGTH and _ORDINARY.fullmatch(value):
+            return value.encode("ascii")
+        return quoted_value(text(context))
+
+    return _Slot(text, quoted)
+
+
+def _liquid_slot(source: str) -> _Slot:
     template = mergetags.compiled_environment().from_string(source)
 
-    def render(context: _Context) -> str:
+    def text(context: Context) -> str:
         try:
             return bounds.render(template, context)
         except (LiquidError, ValueError, ArithmeticError, TypeError, RecursionError) as error:
@@ -111,7 +134,7 @@ def _slot(source: str) -> Slot:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise PersonalizeError(f"A merge tag cannot be filled in: {reason}.") from error
 
-    return render
+    return _Slot(text, lambda context: quoted_value(text(context)))
 
 
 class Personalizer:
@@ -128,43 +151,56 @@ class Personalizer:
         sign: Callable[[bytes], bytes] | None = None,
     ) -> None:
         self.compiled = compiled
-        self._keyring = keyring
+        self._signer = DeliverySigner(keyring)
         self._addresses = addresses
-        self._mail_from = mail_from
         self._boundary = boundary
         self._sign = sign
-        self._bodies = {tracked: self._encode(tracked=tracked) for tracked in (True, False)}
-        self._head = self._static_headers()
-        self._domain = address_domain(compiled.headers["sender_email"])
+        local, _, domain = mail_from.rpartition("@")
+        # VERP: the envelope sender tells whose mail bounced (MAIL.md).
+        self._mail_from = (f"{local}+", f"@{domain}") if compiled.headers.get("verp") else None
+        self._plain_mail_from = mail_from
         static = "".join(piece for piece in compiled.subject if isinstance(piece, str))
         is_static = all(isinstance(piece, str) for piece in compiled.subject)
         self._subject = unstructured(static, name="Subject") if is_static else None
+        self._tracked = self._encode(tracked=True)
+        self._untracked = self._encode(tracked=False)
 
     # One recipient ---------------------------------------------------------------------------------------------
 
     def message(self, recipient: Recipient) -> Message:
         """The mail of one recipient as bytes with CRLF line ends. Raises PersonalizeError or HeaderError."""
-        tokens = delivery_tokens(self._keyring, recipient.key)
+        tokens = self._signer.tokens(recipient.key)
         context = self._context(recipient, tokens)
-        content = b"".join((*self._headers_of(recipient, tokens, context), self._body_of(recipient, tokens, context)))
+        address = wire_address(recipient.email)
+        letter = self._tracked if recipient.is_tracked else self._untracked
+        parts = letter.parts.copy()
+        parts[_TO] = wired_mailbox(recipient.name, address, header="To")
+        parts[_SUBJECT] = self._subject or unstructured(str(context["subject"]), name="Subject")
+        parts[_MESSAGE_ID] = tokens.message_id.encode("ascii")
+        track, control = tokens.track.encode("ascii"), tokens.control.encode("ascii")
+        for place in letter.tracks:
+            parts[place] = track
+        for place in letter.controls:
+            parts[place] = control
+        for slot, places in letter.slots:
+            value = slot.quoted(context)
+            for place in places:
+                parts[place] = value
+        content = b"".join(parts)
         if self._sign is not None:
             content = self._sign(content) + content
-        local, _, domain = self._mail_from.rpartition("@")
+        sender = self._mail_from
         return Message(
-            key=recipient.key,
-            mail_from=f"{local}+{tokens.return_path}@{domain}" if self._uses_verp else self._mail_from,
-            rcpt_to=wire_address(recipient.email),
-            content=content,
-            needs_smtputf8=needs_smtputf8(recipient.email),
+            recipient.key,
+            f"{sender[0]}{tokens.return_path}{sender[1]}" if sender else self._plain_mail_from,
+            address,
+            content,
+            needs_smtputf8(address),
         )
-
-    @property
-    def _uses_verp(self) -> bool:
-        return bool(self.compiled.headers.get("verp"))
 
     def rendered(self, recipient: Recipient, *, with_pixel: bool = False) -> Rendered:
         """The mail as text and HTML, for previews and the web version. Raises PersonalizeError."""
-        tokens = delivery_tokens(self._keyring, recipient.key)
+        tokens = self._signer.tokens(recipient.key)
         context = self._context(recipient, tokens)
         return Rendered(
             subject=mergetags.one_line(self._fill(self.compiled.subject, recipient, tokens, context, with_pixel)),
@@ -173,14 +209,14 @@ class Personalizer:
         )
 
     def _fill(
-        self, pieces: list[Piece], recipient: Recipient, tokens: DeliveryTokens, context: _Context, with_pixel: bool
+        self, pieces: list[Piece], recipient: Recipient, tokens: DeliveryTokens, context: Context, with_pixel: bool
     ) -> str:
         filled: list[str] = []
         for piece in pieces:
             if isinstance(piece, str):
                 filled.append(piece)
             elif piece[0] == "liquid":
-                filled.append(_slot(piece[1])(context))
+                filled.append(_slot(piece[1]).text(context))
             elif piece[0] == "control":
                 filled.append(f"{self._addresses.site}/{piece[1]}/{tokens.control}")
             elif piece[0] == "link":
@@ -197,21 +233,22 @@ class Personalizer:
     def _pixel(self, tokens: DeliveryTokens, *, tracked: bool) -> str:
         return _PIXEL.format(f"{self._addresses.edge}/o/{tokens.track}.gif") if tracked else ""
 
-    def _context(self, recipient: Recipient, tokens: DeliveryTokens) -> _Context:
-        context = _Context(recipient.fields)
+    def _context(self, recipient: Recipient, tokens: DeliveryTokens) -> Context:
+        fields, name = recipient.fields, recipient.name
+        context = Context(fields)
         context.update(self.compiled.constants)
-        context["name"] = recipient.name
-        context["first_name"] = recipient.name.partition(" ")[0]
+        context["name"] = name
+        context["first_name"] = name.partition(" ")[0]
         context["email"] = recipient.email
         context["language"] = recipient.language
-        context["fields"] = recipient.fields
+        context["fields"] = fields
         if self._has_blocks:
             # Only a block can hold these as names; elsewhere they are pieces of their own.
             context["unsubscribe_url"] = f"{self._addresses.site}/u/{tokens.control}"
             context["preferences_url"] = f"{self._addresses.site}/p/{tokens.control}"
             context["web_url"] = f"{self._addresses.site}/w/{tokens.control}"
             context["_links"] = _Links(self, tokens, tracked=recipient.is_tracked)
-        if self._subject_is_dynamic:
+        if self._subject is None:
             context["subject"] = self._fill(self.compiled.subject, recipient, tokens, context, False)
         return context
 
@@ -221,13 +258,9 @@ class Personalizer:
         sources = (piece[1] for part in parts for piece in part if isinstance(piece, list) and piece[0] == "liquid")
         return any("{%" in source or "_url" in source for source in sources)
 
-    @functools.cached_property
-    def _subject_is_dynamic(self) -> bool:
-        return any(not isinstance(piece, str) for piece in self.compiled.subject)
-
     def unsubscribe_url(self, recipient: Recipient) -> str:
         """The one-click address of a recipient."""
-        return f"{self._addresses.site}/u/{delivery_tokens(self._keyring, recipient.key).control}"
+        return f"{self._addresses.site}/u/{self._signer.tokens(recipient.key).control}"
 
     def as_merge(self, placeholder: str) -> "Merge":
         """The mail as one text for all with an ESP's placeholders (`placeholder` with {} for the field's name)."""
@@ -250,7 +283,7 @@ class Personalizer:
         )
 
         def values(recipient: Recipient) -> dict[str, str]:
-            tokens = delivery_tokens(self._keyring, recipient.key)
+            tokens = self._signer.tokens(recipient.key)
             context = self._context(recipient, tokens)
             return {name: self._fill([piece], recipient, tokens, context, True) for name, piece in fields.items()}
 
@@ -274,38 +307,35 @@ class Personalizer:
         ]
         return b"\r\n".join(lines) + b"\r\n"
 
-    def _headers_of(self, recipient: Recipient, tokens: DeliveryTokens, context: _Context) -> tuple[bytes, ...]:
-        subject = self._subject
-        if subject is None:
-            subject = unstructured(str(context["subject"]), name="Subject")
-        return (
-            self._head,
-            mailbox(recipient.name, recipient.email, header="To"),
-            b"\r\n",
-            subject,
-            f"\r\nMessage-ID: <{tokens.message_id}@{self._domain}>\r\n"
-            f"List-Unsubscribe: <{self._addresses.site}/u/{tokens.control}>\r\n\r\n".encode("ascii"),
-        )
+    def _encode(self, *, tracked: bool) -> "_Letter":
+        """The whole mail as encoded literals and holes.
 
-    # Bodies: quoted-printable, literals beforehand ------------------------------------------------------------------
-
-    def _encode(self, *, tracked: bool) -> "_Body":
-        """The MIME body as encoded literals and slots.
-
-        A slot stands on lines of its own (soft breaks around it), so that a value is encoded without knowing what
-        stands before it. Tokens are marked in the literals and put in at the end by one replacement each.
+        In the body a hole stands on lines of its own (soft breaks around it), so that a value is encoded without
+        knowing what stands before it.
         """
         mime = f"--{self._boundary}\r\nContent-Type: text/{{}}; charset=utf-8\r\n"
         mime += "Content-Transfer-Encoding: quoted-printable\r\n\r\n"
-        encoded: list[bytes | Slot] = [mime.format("plain").encode("ascii")]
+        domain = address_domain(self.compiled.headers["sender_email"])
+        unsubscribe = f"@{domain}>\r\nList-Unsubscribe: <{self._addresses.site}/u/"
+        encoded: list[bytes | _Hole] = [
+            self._static_headers(),
+            "to",
+            b"\r\n",
+            "subject",
+            b"\r\nMessage-ID: <",
+            "message id",
+            unsubscribe.encode("ascii"),
+            "control",
+            b">\r\n\r\n" + mime.format("plain").encode("ascii"),
+        ]
         encoded += self._encode_part(self.compiled.text, tracked=tracked)
         encoded.append(b"\r\n" + mime.format("html").encode("ascii"))
         encoded += self._encode_part(self.compiled.html, tracked=tracked)
         encoded.append(f"\r\n--{self._boundary}--\r\n".encode("ascii"))
-        return _Body.of(encoded)
+        return _Letter.of(encoded)
 
-    def _encode_part(self, pieces: list[Piece], *, tracked: bool) -> list[bytes | Slot]:
-        encoded: list[bytes | Slot] = []
+    def _encode_part(self, pieces: list[Piece], *, tracked: bool) -> "list[bytes | _Hole]":
+        encoded: list[bytes | _Hole] = []
         for kind, value in self._flat(pieces, tracked=tracked):
             if encoded and not _ends_line(encoded[-1]):
                 encoded.append(_SOFT)
@@ -322,59 +352,55 @@ class Personalizer:
             if isinstance(piece, str):
                 flat.append(("literal", piece))
             elif piece[0] == "liquid":
-                flat.append(("liquid", _slot(piece[1])))
+                flat.append(("hole", _slot(piece[1])))
             elif piece[0] == "control":
-                flat += [("literal", f"{self._addresses.site}/{piece[1]}/"), ("mark", _CONTROL_MARK)]
+                flat += [("literal", f"{self._addresses.site}/{piece[1]}/"), ("hole", "control")]
             elif piece[0] == "link" and tracked:
-                flat += [("literal", f"{self._addresses.edge}/c/"), ("mark", _TRACK_MARK), ("literal", f"/{piece[1]}")]
+                flat += [("literal", f"{self._addresses.edge}/c/"), ("hole", "track"), ("literal", f"/{piece[1]}")]
             elif piece[0] == "link":
                 flat.append(("literal", html.escape(self.compiled.links[piece[1]], quote=True)))
             elif tracked:
                 before, after = _PIXEL.split("{}")
                 flat += [
                     ("literal", f"{before}{self._addresses.edge}/o/"),
-                    ("mark", _TRACK_MARK),
+                    ("hole", "track"),
                     ("literal", f".gif{after}"),
                 ]
         return _merged([(kind, value) for kind, value in flat if value != ""])
-
-    def _body_of(self, recipient: Recipient, tokens: DeliveryTokens, context: _Context) -> bytes:
-        """The MIME body: values into their places, then this person's tokens where their marks stand."""
-        body = self._bodies[recipient.is_tracked]
-        parts = body.parts.copy()
-        for fill, places in body.slots:
-            value = quoted_value(fill(context))
-            for place in places:
-                parts[place] = value
-        content = b"".join(parts)
-        return content.replace(_TRACK_MARK, tokens.track.encode("ascii")).replace(
-            _CONTROL_MARK, tokens.control.encode("ascii")
-        )
 
 
 _PIXEL = '<img src="{}" width="1" height="1" alt="" style="display:block;border:0;width:1px;height:1px">'
 
 
+_Hole = _Slot | Literal["to", "subject", "message id", "control", "track"]
+_TO, _SUBJECT, _MESSAGE_ID = 1, 3, 5  # places of these holes, which stand before all others
+
+
 @dataclass(frozen=True)
-class _Body:
+class _Letter:
     """Encoded parts with a hole for each value, and who fills which holes (a tag that stands twice is filled once)."""
 
     parts: list[bytes]
-    slots: list[tuple[Slot, list[int]]]
+    slots: list[tuple[_Slot, list[int]]]
+    tracks: list[int]
+    controls: list[int]
 
     @classmethod
-    def of(cls, encoded: list[bytes | Slot]) -> "_Body":
+    def of(cls, encoded: "list[bytes | _Hole]") -> "_Letter":
         parts: list[bytes] = []
-        places: dict[Slot, list[int]] = {}
+        places: dict[_Hole, list[int]] = {}
+        after_hole = True
         for item in encoded:
             if not isinstance(item, bytes):
                 places.setdefault(item, []).append(len(parts))
                 parts.append(b"")
-            elif parts and len(parts) - 1 not in {hole for holes in places.values() for hole in holes}:
-                parts[-1] += item
-            else:
+            elif after_hole:
                 parts.append(item)
-        return cls(parts, list(places.items()))
+            else:
+                parts[-1] += item
+            after_hole = not isinstance(item, bytes)
+        slots = [(hole, holes) for hole, holes in places.items() if isinstance(hole, _Slot)]
+        return cls(parts, slots, places.get("track", []), places.get("control", []))
 
 
 class _Links:
@@ -402,5 +428,5 @@ def _merged(flat: list[tuple[str, Any]]) -> list[tuple[str, Any]]:
     return merged
 
 
-def _ends_line(item: bytes | Slot) -> bool:
+def _ends_line(item: "bytes | _Hole") -> bool:
     return isinstance(item, bytes) and item.endswith(b"\n")
