@@ -1,6 +1,5 @@
 """SMTP over several kept connections, served by one selector loop; nothing here waits for one server answer alone."""
 
-import selectors
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -11,15 +10,13 @@ from newsletter.mailing.headers import HeaderError
 from newsletter.mailing.personalizing import Message, PersonalizeError, Personalizer, Recipient
 from newsletter.mailing.tokens import DeliveryKey
 from newsletter.mailing.transports.base import Report, Result, TransportError
-from newsletter.mailing.transports.smtp_connection import Connection, Lost
+from newsletter.mailing.transports.smtp_connection import Connection
+from newsletter.mailing.transports.smtp_loop import Watched
 from newsletter.mailing.transports.smtp_opening import open_connection
 
 DEFAULT_CONNECTIONS = 8
-REPLY_SECONDS = 300  # RFC 5321, 4.5.3.2: MAIL, RCPT and DATA
-FINAL_SECONDS = 600  # RFC 5321, 4.5.3.2.6: the answer to the final dot
 LOSSES = 10  # connections lost in a row, after which no other is opened and the rest is given back
 IDLE_SECONDS = 240  # servers close idle connections after five minutes; a kept one is given up before
-_TICK = 1.0
 
 
 class SmtpTransport:
@@ -42,11 +39,11 @@ class SmtpTransport:
         connections = self._usable(call)
         if not connections:
             connections.append(self._connect(call))
-        with selectors.DefaultSelector() as selector:
-            try:
-                yield from self._serve(call, connections, selector)
-            finally:
-                self._keep(connections, call)
+        watched = Watched(connections)
+        try:
+            yield from self._serve(call, watched)
+        finally:
+            self._keep(watched.connections, call)
 
     def close(self) -> None:
         for connection, _ in self._kept:
@@ -55,83 +52,35 @@ class SmtpTransport:
 
     # The loop ------------------------------------------------------------------------------------------------------
 
-    def _serve(
-        self, call: "_Call", connections: list[Connection], selector: selectors.BaseSelector
-    ) -> Iterator[Report]:
-        for connection in connections:
-            self._register(selector, connection)
+    def _serve(self, call: "_Call", watched: Watched) -> Iterator[Report]:
         while True:
-            self._begin(call, connections, selector)
+            self._begin(call, watched)
             if call.reports:
                 yield from call.taken()
-            busy = [connection for connection in connections if not connection.is_idle]
-            if not busy:
+            if watched.is_idle:
                 if call.has_more():
                     # Nobody is left to send the rest: it was never begun.
                     call.give_up()
                     yield from call.taken()
                 return
-            for connection in busy:
-                self._watch(selector, connection)
-            for key, events in selector.select(_TICK):
-                served: Connection = key.data
-                try:
-                    if events & selectors.EVENT_WRITE:
-                        served.flush()
-                    if events & selectors.EVENT_READ:
-                        served.receive()
-                except Lost:
-                    selector.unregister(key.fileobj)
-                    connections.remove(served)
-            self._end_silent(connections, selector)
+            watched.serve()
             if call.reports:
                 yield from call.taken()
 
-    def _begin(self, call: "_Call", connections: list[Connection], selector: selectors.BaseSelector) -> None:
+    def _begin(self, call: "_Call", watched: Watched) -> None:
         """Give idle connections something to do, and open another where all are busy and more is to be sent."""
-        for connection in list(connections):
-            if connection.is_idle and not connection.is_closed:
-                try:
-                    if not connection.begin():
-                        return
-                except Lost:
-                    selector.unregister(connection)
-                    connections.remove(connection)
-        while len(connections) < self._limit and call.may_open_another and call.has_more():
+        for connection in watched.idle():
+            if not watched.begin(connection):
+                return
+        while len(watched.connections) < self._limit and call.may_open_another and call.has_more():
             try:
                 connection = self._connect(call)
             except TransportError:
                 # A server that allows fewer connections, or is going down: make do with those there are.
                 call.may_open_another = False
                 return
-            connections.append(connection)
-            self._register(selector, connection)
-            try:
-                connection.begin()
-            except Lost:
-                selector.unregister(connection)
-                connections.remove(connection)
-
-    @staticmethod
-    def _register(selector: selectors.BaseSelector, connection: Connection) -> None:
-        selector.register(connection, selectors.EVENT_READ, connection)
-
-    @staticmethod
-    def _watch(selector: selectors.BaseSelector, connection: Connection) -> None:
-        """Ask for room to write only while something waits to be written."""
-        wanted = selectors.EVENT_READ | (selectors.EVENT_WRITE if connection.wants_to_write else 0)
-        if selector.get_key(connection).events != wanted:
-            selector.modify(connection, wanted, connection)
-
-    @staticmethod
-    def _end_silent(connections: list[Connection], selector: selectors.BaseSelector) -> None:
-        now = time.monotonic()
-        for connection in list(connections):
-            limit = FINAL_SECONDS if connection.has_final_dot_out else REPLY_SECONDS
-            if not connection.is_idle and now - connection.heard_at > limit:
-                selector.unregister(connection)
-                connections.remove(connection)
-                connection.lost(f"no answer for {limit} seconds")
+            watched.add(connection)
+            watched.begin(connection)
 
     # Connections ---------------------------------------------------------------------------------------------------
 

@@ -18,7 +18,9 @@ from newsletter.mailing.personalizing import Message
 from newsletter.mailing.transports.base import Report, Result
 
 _ENHANCED = re.compile(r"[245]\.\d{1,3}\.\d{1,3}\b")
-_READ = 65_536
+_READ = 16_384
+# The usual answers to a final dot and the envelope behind it, all in one segment.
+_ROUND = re.compile(rb"250 [^\n]*\n250 [^\n]*\n25[01] [^\n]*\n354 [^\n]*\n")
 REPLY_LIMIT = 65_536  # bytes of a reply without a line's end: a server that sends more is broken
 
 
@@ -40,6 +42,9 @@ class _Step(Enum):
     IGNORE = 5  # RSET, or the lone dot after a refused recipient
 
 
+_ENVELOPE = (_Step.MAIL, _Step.RCPT, _Step.DATA)
+
+
 class Connection:
     """A connection that is ready for MAIL. `next_message` gives the next one to send, or None."""
 
@@ -59,11 +64,12 @@ class Connection:
         sock.setblocking(False)
         self.socket = sock
         self._pipelining = pipelining
-        self._body = b" BODY=8BITMIME" if eight_bit else b""
+        self._body = " BODY=8BITMIME" if eight_bit else ""
         self._takes_utf8 = smtputf8
         self.next_message, self.may_finish, self.begins = next_message, may_finish, begins
         self.report, self.unsent = report, unsent
         self._expected: deque[_Step] = deque()
+        self._expects_round = False  # before these: the answers to a final dot and an envelope
         self._waiting: deque[tuple[_Step, bytes]] = deque()  # commands not sent yet, where there is no pipelining
         self._in: bytes = b""
         self._out = b""
@@ -77,7 +83,7 @@ class Connection:
 
     @property
     def is_idle(self) -> bool:
-        return not self._expected and not self._out and not self._waiting
+        return not (self._expects_round or self._expected or self._out or self._waiting)
 
     @property
     def wants_to_write(self) -> bool:
@@ -110,13 +116,20 @@ class Connection:
     def begin(self) -> bool:
         """Take the next message if there is one; whether there was. Raises Lost."""
         opening = self._next_envelope()
-        if not opening:
+        if opening:
+            self._expected.extend(_ENVELOPE)
+        elif self._waiting:
+            opening = self._next_waiting()
+        else:
             return False
         self._write(opening)
         return True
 
     def _next_envelope(self) -> bytes:
-        """The commands of the next message that this server can take; empty when there is none."""
+        """The commands of the next message that this server can take, as one write; empty when there is none.
+
+        Without PIPELINING they wait for their turn, and nothing is to be written yet.
+        """
         while True:
             message = self.next_message()
             if message is None:
@@ -125,21 +138,13 @@ class Connection:
                 self.report(Report(message.key, Result.FAILED, "5.6.7", "The mail server takes no such address."))
                 continue
             self._envelope, self._refusal = message, None
-            utf8 = b" SMTPUTF8" if message.needs_smtputf8 else b""
-            commands = (
-                (_Step.MAIL, b"MAIL FROM:<%b>%b%b\r\n" % (message.mail_from.encode(), self._body, utf8)),
-                (_Step.RCPT, b"RCPT TO:<%b>\r\n" % message.rcpt_to.encode()),
-                (_Step.DATA, b"DATA\r\n"),
-            )
-            return self._commands(commands)
-
-    def _commands(self, commands: tuple[tuple[_Step, bytes], ...]) -> bytes:
-        """What of these may go out at once; the rest waits for the replies."""
-        if self._pipelining:
-            self._expected.extend(step for step, _ in commands)
-            return b"".join(line for _, line in commands)
-        self._waiting.extend(commands)
-        return b"" if self._expected else self._next_waiting()
+            utf8 = " SMTPUTF8" if message.needs_smtputf8 else ""
+            mail = f"MAIL FROM:<{message.mail_from}>{self._body}{utf8}\r\n"
+            if self._pipelining:
+                return f"{mail}RCPT TO:<{message.rcpt_to}>\r\nDATA\r\n".encode()
+            lines = (mail, f"RCPT TO:<{message.rcpt_to}>\r\n", "DATA\r\n")
+            self._waiting.extend((step, line.encode()) for step, line in zip(_ENVELOPE, lines, strict=True))
+            return b""
 
     def _next_waiting(self) -> bytes:
         step, line = self._waiting.popleft()
@@ -179,7 +184,14 @@ class Connection:
         if not data:
             raise self.lost("the server closed the connection")
         self.heard_at = time.monotonic()
-        data = self._in + data
+        if self._expects_round and not self._in and _ROUND.fullmatch(data):
+            self._settle(250, "")
+            self._go_ahead(354, "")
+            return
+        self._take(self._in + data)
+
+    def _take(self, data: bytes) -> None:
+        """Act on whole replies and keep the rest."""
         start = 0
         while True:
             end = data.find(b"\n", start)
@@ -209,6 +221,7 @@ class Connection:
             start = end + 1
 
     def _reply(self, raw: bytes) -> None:
+        self._spell_out()
         if raw.startswith(b"250") and self._expected and self._expected[0] is not _Step.DATA:
             code, text = 250, ""
         else:
@@ -234,6 +247,11 @@ class Connection:
         """Whether MAIL was refused for who we are: it held nothing of the message but a wish for SMTPUTF8."""
         return self._envelope is not None and not self._envelope.needs_smtputf8
 
+    def _spell_out(self) -> None:
+        if self._expects_round:
+            self._expects_round = False
+            self._expected.extendleft(reversed((_Step.FINAL, *_ENVELOPE)))
+
     def _settle(self, code: int, text: str) -> None:
         message, self._in_doubt, self._dot_at = self._in_doubt, None, 0
         assert message is not None
@@ -242,28 +260,37 @@ class Connection:
     def _go_ahead(self, code: int, text: str) -> None:
         """The answer to DATA: the message's end and the next envelope in one write."""
         message, self._envelope = self._envelope, None
+        self._expects_round = False
         assert message is not None
         if code == 354 and self._refusal is None:
+            # First the next one: asking for it may take long (a window from the database), and the lease goes on.
+            envelope = self._next_envelope()
             if not self.may_finish():
                 self.report(Report(message.key, Result.NOT_SENT))
                 raise self.lost("the lease has ended")
             self.begins(message)
             self._in_doubt = message
-            self._expected.append(_Step.FINAL)
-            body = message.content + b".\r\n"
-            self._write(body + self._next_envelope(), dot_at=len(body))
+            if envelope:
+                self._expects_round = True
+            else:
+                self._expected.append(_Step.FINAL)
+            self._write(b"".join((message.content, b".\r\n", envelope)), dot_at=len(message.content) + 3)
             return
         refused = self._refusal or (code, text)
         self.report(_report(message, *refused))
         # Every recipient was refused, yet the server waits for a message: a lone dot. Else the transaction is dropped.
         closing = b".\r\n" if code == 354 else b"RSET\r\n"
         self._expected.append(_Step.IGNORE)
-        self._write(closing + self._next_envelope())
+        envelope = self._next_envelope()
+        if envelope:
+            self._expected.extend(_ENVELOPE)
+        self._write(closing + envelope)
 
     def lost(self, why: str, *, answered: tuple[int, str] | None = None) -> Lost:
         """Close, and say what became of the messages it held: in doubt only if the whole final dot was handed over."""
         self.is_closed = True
         self.socket.close()
+        self._spell_out()
         if self._in_doubt:
             key = self._in_doubt.key
             if answered and self._expected and self._expected[0] is _Step.FINAL:

@@ -13,7 +13,7 @@ from newsletter import mailserver
 from newsletter.env import email_url
 from newsletter.mailing.personalizing import Recipient
 from newsletter.mailing.tokens import DeliveryKey
-from newsletter.mailing.transports import smtp
+from newsletter.mailing.transports import smtp, smtp_loop
 from newsletter.mailing.transports.base import Report, Result, TransportError
 from newsletter.mailing.transports.smtp import SmtpTransport
 from tests.newsletter.mailing.building import compiled, person, personalizer
@@ -255,10 +255,10 @@ def test_a_server_that_allows_one_connection_is_used_with_one() -> None:
 
 
 def test_a_silent_server_is_not_waited_for_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(smtp, "REPLY_SECONDS", 0.1)
-    monkeypatch.setattr(smtp, "FINAL_SECONDS", 0.1)
+    monkeypatch.setattr(smtp_loop, "REPLY_SECONDS", 0.1)
+    monkeypatch.setattr(smtp_loop, "FINAL_SECONDS", 0.1)
     monkeypatch.setattr(smtp, "LOSSES", 0)
-    monkeypatch.setattr(smtp, "_TICK", 0.05)
+    monkeypatch.setattr(smtp_loop, "_TICK_MS", 50)
     over = threading.Event()
 
     def answer(dialogue: Dialogue) -> None:
