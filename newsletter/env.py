@@ -213,6 +213,8 @@ def database(url: str, *, pool: int) -> dict[str, object]:
         # Whatever the server's default: what is committed is on disk (promise 1 rests on it).
         "OPTIONS": {
             "options": "-c synchronous_commit=on",
+            # Statements that ask for it are prepared; a pooler in between must know how (PgBouncer from 1.21 on).
+            "prepare_threshold": 5,
             **dict(parse_qsl(parts.query)),
             "pool": {"min_size": 0, "max_size": pool, "timeout": 10},
         },

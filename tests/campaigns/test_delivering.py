@@ -10,7 +10,7 @@ import pytest
 from django.conf import LazySettings, settings
 from django.db import connection, connections
 
-from campaigns import batching, closing, composing, delivering, journal, scheduling, workers
+from campaigns import batching, closing, composing, delivering, journal, scheduling, windows, workers
 from campaigns import states as states_module
 from campaigns.journal import Journal
 from campaigns.models import Batch, Campaign, CampaignState, Delivery, DeliveryError, DeliveryState, SkipReason
@@ -326,7 +326,7 @@ def test_a_database_that_goes_away_costs_nobody_their_outcome(
     garden: List, subscribe: People, launched: Drafts, mail_server: MailServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(delivering, "WINDOW", 10)
-    monkeypatch.setattr(delivering, "DATABASE_AWAY_SECONDS", 0)
+    monkeypatch.setattr(windows, "DATABASE_AWAY_SECONDS", 0)
     subscribe(garden, 35)
     campaign = launched()
 
