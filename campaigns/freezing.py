@@ -33,7 +33,8 @@ on_frozen: list[Callable[[int], None]] = []
 def _statement(*, turn: str = "%(now)s::timestamptz", order: str = "", hours: str = "") -> str:
     """The freeze: one row a recipient in the order of the key, one batch a slice of those whose turn is the same.
 
-    A slice has at most `size` people. The batches' ids are drawn first, so that the rows find theirs by a hash join on the slice.
+    A slice has at most `size` people. The batches' ids are drawn first, so that the rows find theirs by a hash join on
+    the slice.
     """
     return f"""
 WITH audience AS MATERIALIZED (
