@@ -57,6 +57,7 @@ def create(
     body: str,
     preheader: str = "",
     layout: MailTemplate | None = None,
+    format: str = Campaign.Format.MARKDOWN,
     created_by: User | None = None,
 ) -> Campaign:
     """A new draft. Raises CampaignError when subject or text cannot be kept."""
@@ -72,6 +73,7 @@ def create(
         body=body,
         preheader=preheader,
         layout=layout or default_layout(),
+        format=format,
         created_by=created_by,
     )
 
@@ -102,6 +104,7 @@ def compile_campaign(campaign: Campaign, *, layout_mjml: str | None = None, now:
             "language": of_list.language,
         },
         fields=field_names(of_list.pk),
+        format=campaign.format,
     )
     try:
         headers = {

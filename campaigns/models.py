@@ -46,6 +46,13 @@ class Campaign(models.Model):
         HERE = "here", _("written here")
         IMPORTED = "imported", _("brought from another platform")
 
+    class Format(models.TextChoices):
+        """How `body` is written (mailing.compiling.FORMATS)."""
+
+        MARKDOWN = "markdown", "Markdown"
+        MJML = "mjml", "MJML"
+        HTML = "html", "HTML"
+
     State = CampaignState
 
     list = models.ForeignKey(List, on_delete=models.PROTECT, related_name="campaigns", verbose_name=_("list"))
@@ -57,7 +64,10 @@ class Campaign(models.Model):
         blank=True,
         help_text=_("The grey line that mail clients show beside the subject."),
     )
-    body = models.TextField(_("text"), help_text=_("Markdown, with merge tags such as {{ name | default: 'friend' }}."))
+    body = models.TextField(_("text"), help_text=_("With merge tags such as {{ name | default: 'friend' }}."))
+    format = models.CharField(
+        _("written in"), max_length=8, choices=Format.choices, default=Format.MARKDOWN, db_default=Format.MARKDOWN
+    )
     layout = models.ForeignKey(MailTemplate, on_delete=models.PROTECT, verbose_name=_("layout"), null=True, blank=True)
     sender = models.ForeignKey(
         SenderIdentity, on_delete=models.PROTECT, verbose_name=_("sender"), null=True, blank=True

@@ -136,6 +136,7 @@ def copy(request: HttpRequest, model_admin: Any, campaign_id: int) -> HttpRespon
         body=source.body,
         preheader=source.preheader,
         layout=source.layout,
+        format=source.format,
         created_by=user,
     )
     messages.success(request, _("This is a new draft with the text of “%(subject)s”.") % {"subject": source.subject})

@@ -11,9 +11,10 @@ from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
 from campaigns.models import Campaign, CampaignState
+from newsletter.mailing.bounds import too_large
 from subscribers.models import List
 
-CONTENT_FIELDS = ("list", "sender", "subject", "preheader", "layout", "body")
+CONTENT_FIELDS = ("list", "sender", "subject", "preheader", "layout", "format", "body")
 # From so many recipients on, the editor types the number before the mail goes out.
 TYPED_NUMBER_FROM = 1_001
 MOST_TEST_ADDRESSES = 10
@@ -27,6 +28,7 @@ def fingerprint(campaign: Campaign) -> str:
         campaign.layout_id,
         campaign.subject,
         campaign.preheader,
+        campaign.format,
         campaign.body,
     ]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:20]
@@ -46,17 +48,29 @@ class CampaignForm(forms.ModelForm[Campaign]):
             "layout": forms.Select(attrs={"class": "nl-input"}),
             "subject": forms.TextInput(attrs={"class": "nl-input nl-input-large", "autocomplete": "off"}),
             "preheader": forms.TextInput(attrs={"class": "nl-input", "autocomplete": "off"}),
+            "format": forms.RadioSelect,
             "body": forms.Textarea(attrs={"class": "nl-source", "rows": 22, "spellcheck": "true"}),
         }
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.fields["sender"].empty_label = _("The list’s")  # type: ignore[attr-defined]
+        self.fields["format"].required = False
         self.fields["layout"].empty_label = _("Plain letter")  # type: ignore[attr-defined]
         if not self.instance.pk and "list" not in self.initial:
             self.initial["list"] = List.objects.values_list("pk", flat=True).first()
         if self.instance.pk:
             self.initial["loaded"] = fingerprint(self.instance)
+
+    def clean_format(self) -> str:
+        # A page that was opened before there was a choice sends none.
+        return str(self.cleaned_data["format"] or Campaign.Format.MARKDOWN)
+
+    def clean_body(self) -> str:
+        body = str(self.cleaned_data["body"])
+        if sentence := too_large(body, what=str(_("The text"))):
+            raise ValidationError(sentence)
+        return body
 
     def clean_subject(self) -> str:
         return " ".join(str(self.cleaned_data["subject"]).split())

@@ -26,6 +26,7 @@ WORK_LIMIT = 500_000  # steps that one recipient's merge tags may take together
 TAG_LIMIT = 1_000  # characters of one merge tag
 TAGS_LIMIT = 1_000  # merge tags of one source
 SOURCE_LIMIT = 1_000_000  # bytes of a text or a layout
+PAGE_LIMIT = 2_000_000  # bytes of the HTML that they may become; Gmail shows 102 KB of it
 NODE_STEPS = 10
 
 BLOCK_STARTS = frozenset({"if", "unless", "case", "for", "comment"})

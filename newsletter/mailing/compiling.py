@@ -1,9 +1,10 @@
 """Source to segments and slots, once a campaign: what every recipient shares is worked out here and never again.
 
-Order: lift merge tags → Markdown to MJML blocks → layout → MJML to HTML → links and pixel → text part from the HTML →
-put the tags back with the escape that their place asks for → pieces. A piece is a literal string or a slot:
+Order: lift merge tags → Markdown to MJML blocks → layout → MJML to HTML → CSS inlined → links and pixel → text part
+from the HTML → put the tags back with the escape that their place asks for → pieces. A text may as well be MJML or HTML
+from the beginning. A piece is a literal string or a slot:
 
-    ["link", 3]        a tracked link; its target stands in `links`
+    ["link", 3]        a tracked link; its target stands in `links` (["link", 3, "text"] where it stands in plain text)
     ["pixel"]          the open pixel, or nothing where the person is not tracked
     ["control", "u"]   the person's unsubscribe ("u"), preferences ("p") or web version ("w") address
     ["liquid", src]    a merge tag or a whole `{% if %}…{% endif %}` block, rendered for each recipient
@@ -11,19 +12,22 @@ put the tags back with the escape that their place asks for → pieces. A piece 
 
 import html
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
-from functools import cache
 from typing import Any
 
-import mrml
-from inscriptis import get_text
-from markdown_it import MarkdownIt
-from markdown_it.token import Token
+from liquid.exceptions import LiquidError
 
-from newsletter.mailing import bounds, mergetags
+from newsletter.mailing import bounds, mergetags, mjml
 from newsletter.mailing.mergetags import Lifted, MergeTagError
+from newsletter.mailing.styling import styled
+from newsletter.mailing.textpart import to_text
+from newsletter.mailing.vetting import ACTIVE, CompileError, vet
+
+__all__ = ["FORMATS", "CompileError", "Compiled", "Piece", "Source", "compile_source", "needs_layout"]
+
+FORMATS = ("markdown", "mjml", "html")
 
 Piece = str | list[Any]
 
@@ -32,24 +36,14 @@ CONTROL_TAGS = {"unsubscribe_url": "u", "preferences_url": "p", "web_url": "w"}
 SUBSCRIBER_TAGS = frozenset({"name", "first_name", "email", "language", "fields"})
 _SYSTEM_TAGS = frozenset({"content", *CONTROL_TAGS})
 
-_UNSAFE = re.compile(
-    r"<\s*/?\s*(script|iframe|object|embed|form|base|link|svg|mj-html-script)\b|\son\w+\s*=|(?:javascript|vbscript|data)\s*:",
-    re.IGNORECASE,
+_LINK = re.compile(
+    r"(<(?:a|area|v:roundrect|v:rect)(?:\s+[\w:-]+(?:=\"[^\"]*\")?)*?\s+href=\")([^\"]*)(\")", re.IGNORECASE
 )
-_ANCHOR_HREF = re.compile(r"(<a\s[^>]*?href=\")([^\"]*)(\")", re.IGNORECASE)
-_ANCHOR = re.compile(r"<a\s[^>]*?href=\"([^\"]*)\"[^>]*>(.*?)</a>", re.IGNORECASE | re.DOTALL)
-_BLOCK_PARAGRAPH = re.compile(r"<p>((?:\s*qz[0-9a-f]{8}x\d+zq\s*)+)</p>")
-_TABLE_TAGS = re.compile(r"<(/?)(?:table|tbody|tr|td|th)\b[^>]*>", re.IGNORECASE)
-_DATA_TABLE = re.compile(r"<table\b(?![^>]*role=\"presentation\")[^>]*>.*?</table>", re.IGNORECASE | re.DOTALL)
-_CELL_BREAK = re.compile(r"</t[dh]>\s*<t[dh]\b[^>]*>", re.IGNORECASE)
 _URL_BEFORE = re.compile(r"https?://[^\s<>]*\Z")
-_NOT_TEXT = re.compile(
-    r"<!--.*?-->|<head\b.*?</head>|<div style=\"display:none;.*?</div>|<style\b.*?</style>", re.IGNORECASE | re.DOTALL
-)
-
-
-class CompileError(Exception):
-    """A source that cannot become a mail; the text is a sentence for the editor."""
+_ATTRIBUTE = re.compile(r"\s([\w:-]+)\Z")
+_ADDRESSES = frozenset({"href", "src", "background", "action", "poster", "srcset", "cite", "data", "xlink:href"})
+_FURTHEST = 10_000  # characters of an address before the merge tag in it
+HIDDEN = "display:none;font-size:1px;line-height:1px;max-height:0;max-width:0;opacity:0;overflow:hidden;"
 
 
 @dataclass(frozen=True)
@@ -66,6 +60,7 @@ class Source:
     preheader: str = ""
     constants: Mapping[str, str] = field(default_factory=dict)
     fields: frozenset[str] = frozenset()
+    format: str = "markdown"
 
 
 @dataclass(frozen=True)
@@ -97,6 +92,11 @@ class Compiled:
         return cls(**content)
 
 
+def needs_layout(format_name: str, body: str) -> bool:
+    """Whether a text stands in a layout: not if it is a page of its own."""
+    return format_name == "markdown" or (format_name == "mjml" and not mjml.is_document(body))
+
+
 def compile_source(
     source: Source, *, headers: Mapping[str, str] | None = None, date: datetime | None = None
 ) -> Compiled:
@@ -104,9 +104,13 @@ def compile_source(
     used = _check(source)
     lifted = Lifted()
     constants = {**source.constants, "subject": source.subject}
-    page = _to_html(source, lifted, constants)
+    page, notes = _to_html(source, lifted)
+    if ACTIVE.search(page):
+        raise CompileError("The mail would hold a script, a form or an event handler, which mail clients refuse.")
+    if len(page.encode("utf-8", "replace")) > bounds.PAGE_LIMIT:
+        raise CompileError(f"The mail would have more than {bounds.PAGE_LIMIT // 1_000_000} MB of HTML; shorten it.")
     page, links = _mark_links(page, lifted)
-    text = to_text(page)
+    text = to_text(page, has_layout_tables=source.format == "html")
     page = _mark_pixel(page, lifted)
     return Compiled(
         subject=_pieces(lifted.lift(source.subject), lifted, _line_escape, constants),
@@ -116,14 +120,16 @@ def compile_source(
         constants=dict(source.constants),
         headers=dict(headers or {}),
         date=_date_header(date or datetime.now(UTC)),
-        warnings=_warnings(source, used),
+        warnings=[*_warnings(source, used), *sorted(notes)],
     )
 
 
 def _check(source: Source) -> frozenset[str]:
-    if _UNSAFE.search(source.layout):
-        raise CompileError("The layout holds a script, a form or an event handler; mail clients refuse such mail.")
+    if source.format not in FORMATS:
+        raise CompileError(f"A text cannot be of the kind “{source.format}”.")
     parts = {"subject": source.subject, "preheader": source.preheader, "text": source.body, "layout": source.layout}
+    if not needs_layout(source.format, source.body):
+        del parts["layout"]
     for where, text in parts.items():
         if sentence := bounds.too_large(text, what=f"The {where}"):
             raise CompileError(sentence)
@@ -139,107 +145,45 @@ def _warnings(source: Source, used: frozenset[str]) -> list[str]:
     return [f"No subscriber has a field named “{name}”; it will be empty." for name in sorted(used - known)]
 
 
-def _to_html(source: Source, lifted: Lifted, constants: Mapping[str, str]) -> str:
-    blocks = markdown_to_mjml(lifted.lift(source.body), lifted)
-    lifted_preheader = html.escape(lifted.lift(source.preheader), quote=True)
+def _to_html(source: Source, lifted: Lifted) -> tuple[str, set[str]]:
+    """HTML with words where merge tags stand, and what the editor should know. Raises CompileError."""
+    preheader = html.escape(lifted.lift(source.preheader), quote=True)
 
-    def place(tag: str) -> str:
+    def placing(tag: str) -> str:
         name = mergetags.simple_name(tag)
-        if name == "content":
-            return blocks
         if name == "preheader":
-            return lifted_preheader
-        # Constants are put in before the layout is compiled: some stand where only plain text may (mj-title, lang).
+            return preheader
+        # Constants are put in before MJML is compiled: some stand where only plain text may (mj-title, lang).
         if name in source.constants:
             return html.escape(source.constants[name], quote=True)
         return lifted.put(tag)
 
-    mjml = mergetags.substitute(source.layout, place)
-    try:
-        output = mrml.to_html(
-            mjml,
-            parser_options=mrml.ParserOptions(include_loader=mrml.noop_loader()),
-            render_options=mrml.RenderOptions(fonts={}),
-        )
-    except OSError as error:
-        raise CompileError(f"The layout is not valid MJML: {_first_line(error)}.") from error
-    return _unwrap_blocks(output.content, lifted)
+    if source.format == "html":
+        return _raw_page(source.body, lifted, placing, preheader=preheader)
+    if source.format == "mjml" and mjml.is_document(source.body):
+        language = source.constants.get("language", "")
+        document, notes = mjml.document(source.body, lifted, placing, preheader=preheader, language=language)
+        what = "The text"
+    else:
+        is_markdown = source.format == "markdown"
+        document, notes = mjml.in_layout(source.body, source.layout, lifted, placing, is_markdown=is_markdown)
+        what = "The layout" if is_markdown else "The text in its layout"
+    page = mjml.to_html(document, lifted, what=what)
+    return styled(page, lifted, own=mjml.OWN_STYLE), notes
 
 
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines() or ["it cannot be parsed"]
-    return lines[0].rstrip(".")
-
-
-def _unwrap_blocks(page: str, lifted: Lifted) -> str:
-    """`{% if x %}` alone on its line became a paragraph of its own; take the paragraph away."""
-
-    def unwrap(found: re.Match[str]) -> str:
-        words = lifted.pattern.findall(found.group(1))
-        return found.group(1) if all(lifted.tags[int(word)].startswith("{%") for word in words) else found.group()
-
-    return _BLOCK_PARAGRAPH.sub(unwrap, page)
-
-
-# Markdown --------------------------------------------------------------------------------------------------
-
-
-@cache
-def _markdown() -> MarkdownIt:
-    return MarkdownIt("commonmark", {"html": False, "xhtmlOut": True}).enable("table").enable("strikethrough")
-
-
-def markdown_to_mjml(source: str, lifted: Lifted | None = None) -> str:
-    """Markdown as MJML blocks: text, and of their own: an image, a rule, a button (`[Read on](https://… "button")`)."""
-    markdown = _markdown()
-    blocks: list[str] = []
-    prose: list[Token] = []
-
-    def flush() -> None:
-        if prose:
-            rendered = markdown.renderer.render(prose, markdown.options, {})
-            if lifted:
-                rendered = _unwrap_blocks(rendered, lifted)
-            blocks.append(f"<mj-text>{rendered}</mj-text>")
-            prose.clear()
-
-    for group in _top_level(markdown.parse(source)):
-        special = _special_block(group)
-        if special:
-            flush()
-            blocks.append(special)
-        else:
-            prose.extend(group)
-    flush()
-    return "\n".join(blocks)
-
-
-def _top_level(tokens: list[Token]) -> Iterator[list[Token]]:
-    group: list[Token] = []
-    for token in tokens:
-        group.append(token)
-        if token.level == 0 and token.nesting <= 0:
-            yield group
-            group = []
-
-
-def _special_block(group: list[Token]) -> str:
-    """MJML for a paragraph that is one button or one image, or for a rule; empty for prose."""
-    if group[0].type == "hr":
-        return "<mj-divider />"
-    if group[0].type != "paragraph_open" or not group[1].children:
-        return ""
-    children = group[1].children
-    first = children[0]
-    if first.type == "image" and len(children) == 1:
-        alt, src = html.escape(first.content, quote=True), html.escape(str(first.attrGet("src") or ""), quote=True)
-        return f'<mj-image src="{src}" alt="{alt}" />'
-    is_button = first.type == "link_open" and str(first.attrGet("title") or "").lower() == "button"
-    if is_button and [child.type for child in children].count("link_open") == 1 and children[-1].type == "link_close":
-        label = html.escape("".join(child.content for child in children[1:-1]))
-        href = html.escape(str(first.attrGet("href") or ""), quote=True)
-        return f'<mj-button href="{href}">{label}</mj-button>'
-    return ""
+def _raw_page(body: str, lifted: Lifted, placing: mjml.Placing, *, preheader: str) -> tuple[str, set[str]]:
+    """An HTML page that an editor wrote, as it is but for its style sheets."""
+    has_preheader = any(mergetags.simple_name(body[start:end]) == "preheader" for start, end in mergetags.spans(body))
+    page = mergetags.substitute(body, placing)
+    notes = vet(page, what="The text", word=lifted.pattern, is_mjml=False).notes
+    page = styled(page, lifted)
+    if not page[:9].lower().startswith("<!doctype"):
+        page = f"<!DOCTYPE html>{page}"
+    if preheader and not has_preheader:
+        hidden = f'<div style="{HIDDEN}">{preheader}</div>'
+        page = re.sub(r"<body\b[^>]*>", lambda found: found.group() + hidden, page, count=1)
+    return page, notes
 
 
 # Links, pixel, text ------------------------------------------------------------------------------------------
@@ -257,7 +201,7 @@ def _mark_links(page: str, lifted: Lifted) -> tuple[str, list[str]]:
             links.append(target)
         return found.group(1) + lifted.put(f"[link {links.index(target)}]") + found.group(3)
 
-    return _ANCHOR_HREF.sub(mark, page), links
+    return _LINK.sub(mark, page), links
 
 
 def _mark_pixel(page: str, lifted: Lifted) -> str:
@@ -266,42 +210,31 @@ def _mark_pixel(page: str, lifted: Lifted) -> str:
     return page[:place] + word + page[place:] if place >= 0 else page + word
 
 
-def to_text(page: str) -> str:
-    """The text part, equal in meaning to the HTML: a link is its words and its address."""
-    page = _NOT_TEXT.sub("", page)
-    page = _ANCHOR.sub(_anchor_as_text, page)
-    page = _DATA_TABLE.sub(lambda found: f"<p>{_CELL_BREAK.sub(' | ', found.group())}</p>", page)
-    page = _TABLE_TAGS.sub(lambda found: f"<{found.group(1)}div>", page)
-    lines = [line.strip() for line in get_text(f"<html><body>{page}</body></html>").splitlines()]
-    text = re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip()
-    return text + "\n"
-
-
-def _anchor_as_text(found: re.Match[str]) -> str:
-    href, words = html.unescape(found.group(1)), found.group(2)
-    return words if html.unescape(words).strip() == href else f"{words} &lt;{html.escape(href)}&gt;"
-
-
 # Pieces ------------------------------------------------------------------------------------------------------
 
 
-def _line_escape(_text: str, _start: int) -> str:
+def _line_escape(_text: str, _start: int, _end: int) -> str:
     return "_line"
 
 
-def _plain_escape(text: str, start: int) -> str:
+def _plain_escape(text: str, start: int, end: int) -> str:
+    if text[start - 1 : start] == "<" and text[end : end + 1] == ">":
+        return "_plainurl"  # an address as to_text writes it
     return "_urlpart" if _URL_BEFORE.search(text, max(0, start - 2_000), start) else "_plain"
 
 
-def _html_escape(page: str, start: int) -> str:
-    """The escape for a tag at this place: inside an href or src it becomes part of a URL, elsewhere text."""
-    opened = page.rfind("<", 0, start)
-    if opened < 0 or page.rfind(">", 0, start) > opened:
+def _html_escape(page: str, start: int, _end: int) -> str:
+    """The escape for a tag at this place: inside an href or src it becomes part of a URL, elsewhere text.
+
+    In the normal form every value is in double quotes, and no value holds one.
+    """
+    opened = page.rfind('="', max(0, start - _FURTHEST), start)
+    if opened < 0 or '"' in page[opened + 2 : start]:
         return "_html"
-    attribute = re.search(r"([\w-]+)\s*=\s*\"([^\"]*)$", page[opened:start])
-    if not attribute or attribute.group(1).lower() not in {"href", "src", "background", "action"}:
+    attribute = _ATTRIBUTE.search(page[max(0, opened - 40) : opened])
+    if not attribute or attribute.group(1).lower() not in _ADDRESSES:
         return "_html"
-    return "_urlpart" if attribute.group(2) else "_url"
+    return "_urlpart" if page[opened + 2 : start].strip() else "_url"
 
 
 def _pieces(text: str, lifted: Lifted, escape: Any, constants: Mapping[str, str]) -> list[Piece]:
@@ -322,23 +255,40 @@ def _pieces(text: str, lifted: Lifted, escape: Any, constants: Mapping[str, str]
         if name in bounds.BLOCK_STARTS:
             depth += 1
         if depth:
-            block.append(_as_liquid(tag, escape(text, found.start())))
+            block.append(_as_liquid(tag, escape(text, *found.span())))
             if name in bounds.BLOCK_ENDS:
                 depth -= 1
                 if not depth:
-                    pieces.append(["liquid", "".join(block)])
+                    pieces.append(_checked(["liquid", "".join(block)]))
                     block = []
         elif not name:
-            pieces.append(_slot(tag, escape(text, found.start()), constants))
+            pieces.append(_checked(_slot(tag, escape(text, *found.span()), constants)))
+        elif name != "#":
+            raise CompileError(f"{{% {name} %}} stands before the tag that it belongs to; put both at one level.")
+    if depth:
+        raise CompileError(_UNBALANCED)
     pieces.append(text[place:])
     return _joined(pieces)
+
+
+_UNBALANCED = "A condition or a loop begins in one element and ends in another; put both its ends at one level."
+
+
+def _checked(piece: Piece) -> Piece:
+    """The piece, if it still is what Liquid can read: HTML may have moved one end of a block."""
+    if isinstance(piece, list) and piece[0] == "liquid":
+        try:
+            mergetags.compiled_environment().from_string(piece[1])
+        except LiquidError as error:
+            raise CompileError(_UNBALANCED) from error
+    return piece
 
 
 def _slot(tag: str, escape: str, constants: Mapping[str, str]) -> Piece:
     if tag == "[pixel]":
         return ["pixel"]
     if tag.startswith("[link "):
-        return ["link", int(tag[6:-1])]
+        return ["link", int(tag[6:-1]), "text"] if escape == "_plainurl" else ["link", int(tag[6:-1])]
     name = mergetags.simple_name(tag)
     if name in CONTROL_TAGS:
         return ["control", CONTROL_TAGS[name]]
@@ -352,7 +302,8 @@ def _as_liquid(tag: str, escape: str) -> str:
     if tag == "[pixel]":
         return "{{ _pixel }}"
     if tag.startswith("[link "):
-        return f"{{{{ _links[{tag[6:-1]}] }}}}"
+        links = "_text_links" if escape == "_plainurl" else "_links"
+        return f"{{{{ {links}[{tag[6:-1]}] }}}}"
     if tag.startswith("{%"):
         return tag
     if mergetags.simple_name(tag) in CONTROL_TAGS:

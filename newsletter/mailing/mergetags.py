@@ -62,6 +62,11 @@ def escape_whole_url(value: Any) -> str:
     return html.escape(text, quote=True) if scheme in {"http", "https", "mailto"} else "#"
 
 
+def plain_url(value: Any) -> str:
+    """A value that is a whole URL, in plain text; anything but http(s) and mailto becomes `#`."""
+    return plain(html.unescape(escape_whole_url(value)))
+
+
 def plain(value: Any) -> str:
     """A value as plain text: control characters would end a line of the protocol below, so they become spaces."""
     return _CONTROL.sub(" ", to_liquid_string(value, autoescape=False).replace("\r\n", "\n"))
@@ -79,6 +84,7 @@ ESCAPES: Mapping[str, Callable[[Any], str]] = {
     "_urlpart": escape_url_part,
     "_url": escape_whole_url,
     "_plain": plain,
+    "_plainurl": plain_url,
     "_line": one_line,
 }
 

@@ -3,7 +3,7 @@
 import functools
 import html
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
@@ -71,6 +71,17 @@ class Rendered:
     subject: str
     html: str
     text: str
+
+
+@dataclass(frozen=True)
+class Merge:
+    """A mail for an ESP with inline merge: shared texts with placeholders, and each recipient's field values."""
+
+    subject: str
+    html: str
+    text: str
+    unsubscribe_field: str
+    values: Callable[[Recipient], dict[str, str]]
 
 
 Context = bounds.Values  # what merge tags may name, for one recipient
@@ -156,7 +167,7 @@ class Personalizer:
 
     # One recipient ---------------------------------------------------------------------------------------------
 
-    def message(self, recipient: Recipient, *, is_signed: bool = True) -> Message:
+    def message(self, recipient: Recipient) -> Message:
         """The mail of one recipient as bytes with CRLF line ends. Raises PersonalizeError or HeaderError."""
         tokens = self._signer.tokens(recipient.key)
         context = self._context(recipient, tokens)
@@ -176,7 +187,7 @@ class Personalizer:
             for place in places:
                 parts[place] = value
         content = b"".join(parts)
-        if self._sign is not None and is_signed:
+        if self._sign is not None:
             content = self._sign(content) + content
         sender = self._mail_from
         return Message(
@@ -209,18 +220,22 @@ class Personalizer:
             elif piece[0] == "control":
                 filled.append(f"{self._addresses.site}/{piece[1]}/{tokens.control}")
             elif piece[0] == "link":
-                filled.append(self._link(piece[1], tokens, tracked=recipient.is_tracked))
+                filled.append(self._link(piece[1], tokens, tracked=recipient.is_tracked, in_text=_in_text(piece)))
             elif with_pixel:
                 filled.append(self._pixel(tokens, tracked=recipient.is_tracked))
         return "".join(filled)
 
-    def _link(self, index: int, tokens: DeliveryTokens, *, tracked: bool) -> str:
+    def _link(self, index: int, tokens: DeliveryTokens, *, tracked: bool, in_text: bool) -> str:
         if tracked:
             return f"{self._addresses.edge}/c/{tokens.track}/{index}"
-        return html.escape(self.compiled.links[index], quote=True)
+        return self._target(index, in_text=in_text)
+
+    def _target(self, index: int, *, in_text: bool) -> str:
+        target = self.compiled.links[index]
+        return target if in_text else html.escape(target, quote=True)
 
     def _pixel(self, tokens: DeliveryTokens, *, tracked: bool) -> str:
-        return PIXEL.format(f"{self._addresses.edge}/o/{tokens.track}.gif") if tracked else ""
+        return _PIXEL.format(f"{self._addresses.edge}/o/{tokens.track}.gif") if tracked else ""
 
     def _context(self, recipient: Recipient, tokens: DeliveryTokens) -> Context:
         fields, name = recipient.fields, recipient.name
@@ -236,7 +251,8 @@ class Personalizer:
             context["unsubscribe_url"] = f"{self._addresses.site}/u/{tokens.control}"
             context["preferences_url"] = f"{self._addresses.site}/p/{tokens.control}"
             context["web_url"] = f"{self._addresses.site}/w/{tokens.control}"
-            context["_links"] = _Links(self, tokens, tracked=recipient.is_tracked)
+            for name, in_text in (("_links", False), ("_text_links", True)):
+                context[name] = _Links(self, tokens, tracked=recipient.is_tracked, in_text=in_text)
         if self._subject is None:
             context["subject"] = self._fill(self.compiled.subject, recipient, tokens, context, False)
         return context
@@ -251,28 +267,32 @@ class Personalizer:
         """The one-click address of a recipient."""
         return f"{self._addresses.site}/u/{self._signer.tokens(recipient.key).control}"
 
-    @property
-    def addresses(self) -> Addresses:
-        return self._addresses
+    def as_merge(self, placeholder: str) -> "Merge":
+        """The mail as one text for all with an ESP's placeholders (`placeholder` with {} for the field's name)."""
+        fields: dict[str, Piece] = {"u": ["control", "u"]}
+        names: dict[str, str] = {}
 
-    def message_id(self, recipient: Recipient) -> str:
-        """The Message-ID of a recipient's mail, the same at every attempt, without its angle brackets."""
-        domain = address_domain(self.compiled.headers["sender_email"])
-        return f"{self._signer.tokens(recipient.key).message_id}@{domain}"
+        def text_of(pieces: list[Piece]) -> str:
+            texts: list[str] = []
+            for piece in pieces:
+                if isinstance(piece, str):
+                    texts.append(piece)
+                    continue
+                name = names.setdefault(repr(piece), f"s{len(names)}")
+                fields[name] = piece
+                texts.append(placeholder.format(name))
+            return "".join(texts)
 
-    def filler(self, sources: Sequence[str]) -> Callable[[Recipient], tuple[DeliveryTokens, str, list[str]]]:
-        """For whoever lays the mail out differently: a recipient's tokens, subject, and values of these merge tags.
+        subject, page, text = (
+            text_of(part) for part in (self.compiled.subject, self.compiled.html, self.compiled.text)
+        )
 
-        What it returns raises PersonalizeError.
-        """
-        slots = [_slot(source).text for source in sources]
-
-        def fill(recipient: Recipient) -> tuple[DeliveryTokens, str, list[str]]:
+        def values(recipient: Recipient) -> dict[str, str]:
             tokens = self._signer.tokens(recipient.key)
             context = self._context(recipient, tokens)
-            return tokens, str(context.get("subject", "")), [text(context) for text in slots]
+            return {name: self._fill([piece], recipient, tokens, context, True) for name, piece in fields.items()}
 
-        return fill
+        return Merge(subject, page, text, unsubscribe_field="u", values=values)
 
     # Headers -----------------------------------------------------------------------------------------------------
 
@@ -343,9 +363,9 @@ class Personalizer:
             elif piece[0] == "link" and tracked:
                 flat += [("literal", f"{self._addresses.edge}/c/"), ("hole", "track"), ("literal", f"/{piece[1]}")]
             elif piece[0] == "link":
-                flat.append(("literal", html.escape(self.compiled.links[piece[1]], quote=True)))
+                flat.append(("literal", self._target(piece[1], in_text=_in_text(piece))))
             elif tracked:
-                before, after = PIXEL.split("{}")
+                before, after = _PIXEL.split("{}")
                 flat += [
                     ("literal", f"{before}{self._addresses.edge}/o/"),
                     ("hole", "track"),
@@ -354,7 +374,7 @@ class Personalizer:
         return _merged([(kind, value) for kind, value in flat if value != ""])
 
 
-PIXEL = '<img src="{}" width="1" height="1" alt="" style="display:block;border:0;width:1px;height:1px">'
+_PIXEL = '<img src="{}" width="1" height="1" alt="" style="display:block;border:0;width:1px;height:1px">'
 
 
 _Hole = _Slot | Literal["to", "subject", "message id", "control", "track"]
@@ -388,11 +408,16 @@ class _Letter:
         return cls(parts, slots, places.get("track", []), places.get("control", []))
 
 
+def _in_text(link: list[Any]) -> bool:
+    """Whether a tracked link stands in plain text, where its target is not escaped."""
+    return len(link) > 2
+
+
 class _Links:
     """Tracked links inside a Liquid block, made only when the block prints one."""
 
-    def __init__(self, personalizer: Personalizer, tokens: DeliveryTokens, *, tracked: bool) -> None:
-        self._link = functools.partial(personalizer._link, tokens=tokens, tracked=tracked)
+    def __init__(self, personalizer: Personalizer, tokens: DeliveryTokens, *, tracked: bool, in_text: bool) -> None:
+        self._link = functools.partial(personalizer._link, tokens=tokens, tracked=tracked, in_text=in_text)
 
     def __getitem__(self, index: int) -> str:
         if not isinstance(index, int):

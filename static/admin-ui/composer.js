@@ -76,7 +76,17 @@
     part("unsaved").hidden = !isUnsaved();
     if (event.target.name !== "test_addresses") soon();
   });
-  form.addEventListener("submit", () => (leaving = true));
+  // Past this the server would not even read the form, and the text would be lost with the page.
+  form.addEventListener("submit", (event) => {
+    if (new Blob([source.value]).size > Number(form.dataset.limit)) {
+      event.preventDefault();
+      event.stopImmediatePropagation();
+      fail(form.dataset.tooLong);
+      part("problem").scrollIntoView({ block: "center" });
+      return;
+    }
+    leaving = true;
+  });
   window.addEventListener("beforeunload", (event) => {
     if (!leaving && isUnsaved()) event.preventDefault();
   });
@@ -165,6 +175,7 @@
       merge.value = "";
     });
 
+  const isMarkdown = () => new FormData(form).get("format") === "markdown";
   const shortcuts = { b: "bold", i: "italic", k: "link" };
   form.addEventListener("keydown", (event) => {
     if (!(event.ctrlKey || event.metaKey) || event.altKey || event.shiftKey) return;
@@ -172,7 +183,7 @@
     if (pressed === "s") {
       event.preventDefault();
       form.requestSubmit(form.querySelector("[name=_save], [name=_continue]"));
-    } else if (event.target === source && merge && shortcuts[pressed]) {
+    } else if (event.target === source && merge && shortcuts[pressed] && isMarkdown()) {
       event.preventDefault();
       event.stopPropagation(); // the admin's own search listens to some of these
       tools[shortcuts[pressed]]();

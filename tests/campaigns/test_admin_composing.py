@@ -31,6 +31,7 @@ def typed(campaign: Campaign, **changes: Any) -> dict[str, Any]:
         "layout": campaign.layout_id or "",
         "subject": campaign.subject,
         "preheader": campaign.preheader,
+        "format": campaign.format,
         "body": campaign.body,
         "loaded": fingerprint(campaign) if campaign.pk else "",
     }
@@ -132,6 +133,52 @@ def test_the_preview_shows_what_is_typed_and_stores_nothing(admin_client: Client
     assert "The sun is out." in shown["text"]
     campaign.refresh_from_db()
     assert campaign.subject != "Sun again"
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "words"),
+    [
+        ("mjml", "<mj-text>Hello <b>{{ first_name }}</b></mj-text>", "Hello <b>Robin</b>"),
+        ("mjml", "<mjml><mj-body><mj-section></mj-section></mj-body></mjml>", "mj-outlook"),
+        ("html", "<style>p { color: red }</style><p>Hello {{ first_name }}", '<p style="color: red;">Hello Robin'),
+    ],
+)
+def test_the_three_ways_of_writing_are_previewed_and_saved(
+    admin_client: Client, draft: Draft, kind: str, body: str, words: str
+) -> None:
+    campaign = draft()
+    written = typed(campaign, format=kind, body=body)
+    assert words in admin_client.post(page("preview"), written).json()["document"]
+    admin_client.post(page("change", campaign.pk), {**written, "_save": "1"})
+    campaign.refresh_from_db()
+    assert (campaign.format, campaign.body) == (kind, body)
+    copied = admin_client.post(page("copy", campaign.pk), follow=True)
+    assert f'value="{kind}" id="id_format_{["markdown", "mjml", "html"].index(kind)}" checked' in _compact(copied)
+
+
+def _compact(response: Any) -> str:
+    return " ".join(response.content.decode().replace('class="nl-input"', "").split())
+
+
+def test_changing_the_way_of_writing_keeps_the_text_and_says_what_is_wrong(admin_client: Client, draft: Draft) -> None:
+    campaign = draft()
+    as_mjml = typed(campaign, format="mjml")
+    shown = admin_client.post(page("preview"), as_mjml).json()
+    assert shown == {
+        "error": "The text is not valid MJML (line 1): a text stands outside of MJML’s blocks, put it into <mj-text>."
+    }
+    saved = admin_client.post(page("change", campaign.pk), {**as_mjml, "_save": "1"}, follow=True)
+    assert "a text stands outside of MJML’s blocks" in saved.content.decode()
+    body = campaign.body.strip()
+    campaign.refresh_from_db()
+    assert (campaign.format, campaign.body) == ("mjml", body)
+
+
+def test_a_text_past_the_limit_is_not_saved_and_not_lost(admin_client: Client, draft: Draft) -> None:
+    campaign = draft()
+    response = admin_client.post(page("change", campaign.pk), typed(campaign, body="x" * 1_000_001, _save="1"))
+    assert "The text has 1.0 MB; more than 1 MB cannot become a mail." in response.content.decode()
+    assert "x" * 1_000_001 in response.content.decode()
 
 
 def test_the_preview_is_sealed_and_light_unless_dark_is_asked_for(admin_client: Client, draft: Draft) -> None:

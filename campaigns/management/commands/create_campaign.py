@@ -1,4 +1,4 @@
-"""`manage.py create_campaign --list SLUG --subject S --body FILE.md`: a draft from a file."""
+"""`manage.py create_campaign --list SLUG --subject S --body FILE.md [--format FORMAT]`: a draft from a file."""
 
 from pathlib import Path
 from typing import Any
@@ -10,12 +10,13 @@ from campaigns import composing
 from campaigns.errors import CampaignError
 from campaigns.models import MailTemplate
 from newsletter.commands import JsonCommand, Refusal
+from newsletter.mailing.compiling import FORMATS
 from newsletter.mailing.headers import one_line
 from subscribers.models import List
 
 
 class Command(JsonCommand):
-    help = "Make a draft campaign of a list from a Markdown file."
+    help = "Make a draft campaign of a list from a Markdown, MJML or HTML file."
     refusals = (CampaignError,)
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -24,6 +25,11 @@ class Command(JsonCommand):
         parser.add_argument("--subject", required=True)
         parser.add_argument("--preheader", default="")
         parser.add_argument("--body", required=True, metavar="FILE.md")
+        parser.add_argument(
+            "--format",
+            choices=FORMATS,
+            help="how the file is written; by its ending (.mjml, .html) or else Markdown unless told",
+        )
         parser.add_argument("--layout", metavar="SLUG", help="a layout's short name; “letter” unless told")
 
     def run(self, **options: Any) -> dict[str, Any]:
@@ -46,10 +52,19 @@ class Command(JsonCommand):
             raise Refusal(f"The text {options['body']} is empty.")
         with transaction.atomic():
             campaign = composing.create(
-                list=of_list, subject=options["subject"], preheader=options["preheader"], body=body, layout=layout
+                list=of_list,
+                subject=options["subject"],
+                preheader=options["preheader"],
+                body=body,
+                layout=layout,
+                format=options["format"] or _format_of(options["body"]),
             )
             composing.compile_campaign(campaign)  # a text that cannot become a mail leaves no draft behind
         return {"campaign": campaign.pk}
 
     def summary(self, result: dict[str, Any]) -> str:
         return f"Campaign {result['campaign']} is a draft now."
+
+
+def _format_of(name: str) -> str:
+    return {".mjml": "mjml", ".html": "html", ".htm": "html"}.get(Path(name).suffix.lower(), "markdown")

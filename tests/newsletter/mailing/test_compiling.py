@@ -4,7 +4,8 @@ import re
 
 import pytest
 
-from newsletter.mailing.compiling import Compiled, CompileError, markdown_to_mjml
+from newsletter.mailing.compiling import Compiled, CompileError
+from newsletter.mailing.markdown import markdown_to_mjml
 from tests.newsletter.mailing.building import LETTER, PLAIN, compiled, person, personalizer
 
 
@@ -41,7 +42,7 @@ def test_a_link_with_a_merge_tag_stays_as_it_is() -> None:
 
 
 def test_a_whole_url_from_a_field_is_only_ever_a_web_address() -> None:
-    html = page("[mine](http://x.example)", layout=PLAIN.replace("{{ content }}", _BUTTON))
+    html = page("[mine](http://x.example)", layout=PLAIN.replace("{{ content }}", "{{ content }}" + _BUTTON))
     assert 'href="#"' in html
     assert "javascript" not in html
 
