@@ -12,7 +12,7 @@ SERVER := DEMO=0 SITE_URL=https://news.example.org EDGE_URL=https://edge.example
 	SECURE_HSTS_INCLUDE_SUBDOMAINS=1 SECURE_HSTS_PRELOAD=1 EMAIL_URL=smtps://user:password@mail.example.org \
 	DEFAULT_FROM_EMAIL=news@example.org
 
-.PHONY: run test lint format
+.PHONY: run test lint format bench
 run: $(VENV)/.runtime
 	@exec $(BIN)/python -m newsletter.running --port '$(PORT)'
 
@@ -29,6 +29,9 @@ lint: $(VENV)/.development
 	$(SERVER) $(BIN)/python -m newsletter.embedded $(BIN)/python manage.py check --deploy --fail-level WARNING
 	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
 	$(BIN)/hadolint Dockerfile
+
+bench: $(VENV)/.development
+	@$(BIN)/python -m benchmarks
 
 format: $(VENV)/.development
 	$(BIN)/ruff check --fix .

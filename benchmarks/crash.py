@@ -15,6 +15,7 @@ import time
 from collections import Counter
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -43,8 +44,14 @@ def main() -> None:
 
 
 def measure(options: argparse.Namespace, port: int, folder: Path, engines: Engines) -> Result:
+    found = campaign_under_fire(options, port, folder, engines)
+    found["unknown allowed (kills × connections)"] = found["kills"] * options.connections
+    wrong = found["twice"] + found["lost"]
+    return Result(claim="crash", value=wrong, unit="people mailed twice or lost", details=found)
+
+
+def campaign_under_fire(options: argparse.Namespace, port: int, folder: Path, engines: Engines) -> dict[str, Any]:
     from campaigns import scheduling
-    from campaigns.models import Delivery, DeliveryState
 
     campaign_id = prepare(options.recipients)
     log = folder / "taken"
@@ -61,30 +68,41 @@ def measure(options: argparse.Namespace, port: int, folder: Path, engines: Engin
         kills = disturb(options, workers.pid, engines, log)
         began = time.monotonic()
         state = wait_for_the_end(campaign_id)
-    taken = Counter(log.read_text(encoding="ascii").split())
+    return verdict(options, campaign_id, Counter(log.read_text(encoding="ascii").split())) | {
+        "kills": kills,
+        "state": state,
+        "end after the last kill, s": round(time.monotonic() - began, 1),
+    }
+
+
+def verdict(options: argparse.Namespace, campaign_id: int, taken: Counter[str]) -> dict[str, Any]:
+    """What the ledger says of everybody, held against what the mail server took."""
+    from campaigns import doubting
+    from campaigns.models import Delivery, DeliveryState
+    from subscribers.models import Subscriber
+
+    address = dict(Subscriber.objects.values_list("pk", "email"))
     ledger = dict(Delivery.objects.filter(campaign_id=campaign_id).values_list("subscriber_id", "state"))
-    unknown = sum(value == DeliveryState.UNKNOWN for value in ledger.values())
-    accepted = sum(value == DeliveryState.ACCEPTED for value in ledger.values())
-    twice = sum(count > 1 for count in taken.values())
-    # Lost: nobody at the sink, and the ledger does not say so.
-    lost = options.recipients - len(taken.keys()) - (accepted + unknown - len(taken))
-    allowed = kills * options.connections
-    return Result(
-        claim="crash",
-        value=twice + max(0, lost),
-        unit="people mailed twice or lost",
-        details={
-            "kills": kills,
-            "state": state,
-            "twice": twice,
-            "lost": options.recipients - accepted - unknown,
-            "unknown": unknown,
-            "unknown allowed (kills × connections)": allowed,
-            "accepted": accepted,
-            "mails at the sink": sum(taken.values()),
-            "end after the last kill, s": round(time.monotonic() - began, 1),
-        },
-    )
+    unknown = {address[person] for person, state in ledger.items() if state == DeliveryState.UNKNOWN}
+    listed = {address[doubt.subscriber_id] for doubt in doubting.listed(campaign_id, limit=options.recipients)}
+    everybody = set(address.values())
+    return {
+        "twice": sum(count > 1 for count in taken.values()),
+        "lost": len(everybody - taken.keys() - unknown),  # neither mailed nor shown to be in doubt
+        "unknown": len(unknown),
+        "unknown, listed for the editor": len(unknown & listed),
+        "accepted": sum(state == DeliveryState.ACCEPTED for state in ledger.values()),
+        "mails at the sink": sum(taken.values()),
+        "fsync": setting("fsync"),
+    }
+
+
+def setting(name: str) -> str:
+    from django.db import connection
+
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT current_setting(%s)", [name])
+        return str(cursor.fetchone()[0])
 
 
 def disturb(options: argparse.Namespace, worker: int, engines: Engines, log: Path) -> int:

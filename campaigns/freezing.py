@@ -21,6 +21,11 @@ from subscribers.models import List
 # Campaigns in one partition of the ledger: few partitions for the planner, small enough to drop.
 CAMPAIGNS_A_PARTITION = 64
 
+# A batch costs its worker some 2 ms beside its mails, so large ones are cheaper; but a small campaign must not be one
+# batch that leaves all workers but one without work.
+BATCHES_AT_LEAST = 32
+LEAST_IN_A_BATCH = 100
+
 # Filled by upper apps (tracking publishes the links to the edge); called after the freeze is committed.
 on_frozen: list[Callable[[int], None]] = []
 
@@ -28,12 +33,14 @@ on_frozen: list[Callable[[int], None]] = []
 def _statement(*, turn: str = "%(now)s::timestamptz", order: str = "", hours: str = "") -> str:
     """The freeze: one row a recipient in the order of the key, one batch a slice of those whose turn is the same.
 
-    The batches' ids are drawn first, so that the rows find theirs by a hash join on the slice.
+    A slice has at most `size` people. The batches' ids are drawn first, so that the rows find theirs by a hash join on
+    the slice.
     """
     return f"""
 WITH audience AS MATERIALIZED (
     SELECT subscription.subscriber_id, {turn} AS turn,
-           (row_number() OVER ({order} ORDER BY subscription.subscriber_id) - 1) / %(size)s AS slice
+           (row_number() OVER ({order} ORDER BY subscription.subscriber_id) - 1)
+             / least(%(size)s, greatest({LEAST_IN_A_BATCH}, count(*) OVER () / {BATCHES_AT_LEAST})) AS slice
     FROM subscribers_subscription AS subscription
     JOIN subscribers_subscriber AS subscriber ON subscriber.id = subscription.subscriber_id
     {hours}

@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Tags, Warning, register
 
-from newsletter.env import BASE_DIR, DATA_DIR, EmailUrl
+from newsletter.env import BASE_DIR, DATA_DIR, ESP_BACKENDS, EmailUrl, missing_from
 from newsletter.mailing.tokens import Keyring
 from newsletter.mailing.transports.smtp_opening import BadAuthorities, tls_context
 
@@ -80,13 +80,11 @@ def the_mail_service_has_what_it_needs(**_: Any) -> list[CheckMessage]:
     if transport.is_smtp and not all(server.host for server in transport.servers):
         hint = "EMAIL_URL=smtp://user:password@mail.example.org:587?starttls=1"
         return [Error("EMAIL_URL names no mail server.", hint=hint, id="newsletter.E005")]
-    if not transport.is_smtp and transport.scheme != "ses" and not transport.username:
-        hint = f"Write the key where a user name would stand: EMAIL_URL={transport.scheme}://KEY@…"
-        return [Error("EMAIL_URL holds no key for the mail service.", hint=hint, id="newsletter.E006")]
-    if transport.scheme == "mailgun" and not transport.host:
-        return [
-            Error("EMAIL_URL names no sending domain.", hint="EMAIL_URL=mailgun://KEY@DOMAIN", id="newsletter.E007")
-        ]
+    missing = missing_from(transport)
+    if missing:
+        hint = f"EMAIL_URL={ESP_BACKENDS[transport.scheme].example}"
+        number = "E006" if missing == "key" else "E007"
+        return [Error(f"EMAIL_URL holds no {missing} for the mail service.", hint=hint, id=f"newsletter.{number}")]
     return []
 
 

@@ -8,7 +8,7 @@ import os
 import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 import environ
@@ -118,33 +118,66 @@ def dkim_keys(*, path: str, pem: str, selector: str) -> "Keys | None":
     return signing.read_keys(path=path, pem=pem, selector=selector)
 
 
-# ESPs by the name that Anymail gives their backend; the second is the setting that holds the key.
-ESP_BACKENDS: dict[str, tuple[str, str]] = {
-    "brevo": ("brevo", "BREVO_API_KEY"),
-    "mailersend": ("mailersend", "MAILERSEND_API_TOKEN"),
-    "mailgun": ("mailgun", "MAILGUN_API_KEY"),
-    "mailjet": ("mailjet", "MAILJET_API_KEY"),
-    "mailtrap": ("mailtrap", "MAILTRAP_API_TOKEN"),
-    "mandrill": ("mandrill", "MANDRILL_API_KEY"),
-    "postal": ("postal", "POSTAL_API_KEY"),
-    "postmark": ("postmark", "POSTMARK_SERVER_TOKEN"),
-    "resend": ("resend", "RESEND_API_KEY"),
-    "scaleway": ("scaleway", "SCALEWAY_SECRET_KEY"),
-    "sendgrid": ("sendgrid", "SENDGRID_API_KEY"),
-    "ses": ("amazon_ses", ""),
-    "sparkpost": ("sparkpost", "SPARKPOST_API_KEY"),
-    "unisender-go": ("unisender_go", "UNISENDER_GO_API_KEY"),
+class Esp(NamedTuple):
+    """How an ESP of Anymail is named in settings, and how EMAIL_URL is written for it.
+
+    `needs` are parts of the URL beside the key: "host", "password", or the names of options.
+    """
+
+    backend: str
+    key: str
+    example: str
+    needs: tuple[str, ...] = ()
+
+
+ESP_BACKENDS: dict[str, Esp] = {
+    "brevo": Esp("brevo", "BREVO_API_KEY", "brevo://KEY@"),
+    "mailersend": Esp("mailersend", "MAILERSEND_API_TOKEN", "mailersend://TOKEN@"),
+    "mailgun": Esp("mailgun", "MAILGUN_API_KEY", "mailgun://KEY@DOMAIN", ("host",)),
+    "mailjet": Esp("mailjet", "MAILJET_API_KEY", "mailjet://KEY:SECRET@", ("password",)),
+    "mailtrap": Esp("mailtrap", "MAILTRAP_API_TOKEN", "mailtrap://TOKEN@"),
+    "mandrill": Esp("mandrill", "MANDRILL_API_KEY", "mandrill://KEY@"),
+    "postal": Esp("postal", "POSTAL_API_KEY", "postal://KEY@?api_url=https://postal.example.org", ("api_url",)),
+    "postmark": Esp("postmark", "POSTMARK_SERVER_TOKEN", "postmark://TOKEN@?message_stream=broadcast"),
+    "resend": Esp("resend", "RESEND_API_KEY", "resend://KEY@"),
+    "scaleway": Esp("scaleway", "SCALEWAY_SECRET_KEY", "scaleway://KEY@?project_id=ID", ("project_id",)),
+    "sendgrid": Esp("sendgrid", "SENDGRID_API_KEY", "sendgrid://KEY@"),
+    "ses": Esp("amazon_ses", "", "ses://KEY:SECRET@?region=eu-west-1"),
+    "sparkpost": Esp("sparkpost", "SPARKPOST_API_KEY", "sparkpost://KEY@"),
+    "unisender-go": Esp(
+        "unisender_go",
+        "UNISENDER_GO_API_KEY",
+        "unisender-go://KEY@?api_url=https://go1.unisender.ru/ru/transactional/api/v1",
+        ("api_url",),
+    ),
 }
+# Options of EMAIL_URL that are ours, not Anymail's.
+_OWN_OPTIONS = frozenset({"connections"})
+_WORDS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 
 
 def email_backend(url: EmailUrl) -> str:
     """The Django mail backend of a transport. Raises ValueError for a scheme that nobody speaks."""
     if url.is_smtp:
-        return "newsletter.mailing.backend.EmailBackend"
+        return "django.core.mail.backends.smtp.EmailBackend"
     if url.scheme not in ESP_BACKENDS:
         known = ", ".join(["smtp", "smtps", *sorted(ESP_BACKENDS)])
         raise ValueError(f"EMAIL_URL names no mail service known here: {url.scheme} (known: {known})")
-    return f"anymail.backends.{ESP_BACKENDS[url.scheme][0]}.EmailBackend"
+    return f"anymail.backends.{ESP_BACKENDS[url.scheme].backend}.EmailBackend"
+
+
+def missing_from(url: EmailUrl) -> str:
+    """What an ESP's EMAIL_URL lacks, as a noun; empty when it is whole."""
+    if url.is_smtp or url.scheme not in ESP_BACKENDS:
+        return ""
+    esp = ESP_BACKENDS[url.scheme]
+    if esp.key and not url.username:
+        return "key"
+    if url.username and url.scheme == "ses" and not url.password:
+        return "secret key"
+    words = {"host": "sending domain", "password": "secret key"}
+    parts = {"host": url.host, "password": url.password}
+    return next((words.get(need, need) for need in esp.needs if not parts.get(need, url.options.get(need))), "")
 
 
 def anymail_settings(url: EmailUrl) -> dict[str, object]:
@@ -156,23 +189,32 @@ def anymail_settings(url: EmailUrl) -> dict[str, object]:
     if url.is_smtp:
         return {}
     email_backend(url)
-    _, key_setting = ESP_BACKENDS[url.scheme]
-    prefix = "AMAZON_SES" if url.scheme == "ses" else url.scheme.upper().replace("-", "_")
     if url.scheme == "ses":
-        client = {
-            "region_name": url.options.get("region"),
-            "endpoint_url": url.options.get("endpoint_url"),
-            "aws_access_key_id": url.username or None,
-            "aws_secret_access_key": url.password or None,
-        }
-        return {"AMAZON_SES_CLIENT_PARAMS": {name: value for name, value in client.items() if value}}
-    settings: dict[str, object] = {key_setting: url.username}
+        return _amazon_settings(url)
+    settings: dict[str, object] = {ESP_BACKENDS[url.scheme].key: url.username}
     if url.scheme == "mailgun" and url.host:
         settings["MAILGUN_SENDER_DOMAIN"] = url.host
     if url.scheme == "mailjet":
         settings["MAILJET_SECRET_KEY"] = url.password
-    settings.update({f"{prefix}_{name.upper()}": value for name, value in url.options.items()})
+    prefix = url.scheme.upper().replace("-", "_")
+    options = {name: value for name, value in url.options.items() if name not in _OWN_OPTIONS}
+    settings.update({f"{prefix}_{name.upper()}": _WORDS.get(value.lower(), value) for name, value in options.items()})
     return settings
+
+
+def _amazon_settings(url: EmailUrl) -> dict[str, object]:
+    """Amazon has no API URL and two halves of a key; other options (configuration_set_name) keep their names."""
+    client = {
+        "region_name": url.options.get("region"),
+        "endpoint_url": url.options.get("endpoint_url"),
+        "aws_access_key_id": url.username or None,
+        "aws_secret_access_key": url.password or None,
+        # A call that boto repeats by itself after a silence is a mail sent twice.
+        "config": {"retries": {"total_max_attempts": 1}, "connect_timeout": 10, "read_timeout": 60},
+    }
+    own = {"region", "endpoint_url", *_OWN_OPTIONS}
+    options = {f"AMAZON_SES_{name.upper()}": value for name, value in url.options.items() if name not in own}
+    return {"AMAZON_SES_CLIENT_PARAMS": {name: value for name, value in client.items() if value}, **options}
 
 
 def redis_database(url: str, number: int) -> str:

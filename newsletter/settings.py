@@ -164,7 +164,7 @@ except ValueError as error:
 DNS_SERVERS = env.list("DNS_SERVERS", default=[])
 
 # The house's own rules ---------------------------------------------------------------------------------------
-BATCH_SIZE = env.int("BATCH_SIZE", default=500)  # recipients of one Celery task
+BATCH_SIZE = env.int("BATCH_SIZE", default=2_000)  # most recipients of one Celery task
 BATCH_LEASE_SECONDS = env.int("BATCH_LEASE_SECONDS", default=120)
 SETTLING_SECONDS = env.int("SETTLING_SECONDS", default=300)  # a verdict is provisional until then
 OPPORTUNITY_HOURS = env.int("OPPORTUNITY_HOURS", default=72)  # a campaign counts for hygiene after this

@@ -63,7 +63,7 @@ def read(event: AnymailTrackingEvent, *, provider: str, now: datetime) -> Report
     if kind is None:
         return None
     try:
-        delivery = read_delivery(keyring(), Purpose.REPORT, str((event.metadata or {}).get(METADATA_KEY, "")))
+        delivery = read_delivery(keyring(), Purpose.REPORT, _token(event))
     except BadToken:
         log.info("%s reports %s for a mail that is not ours", provider, event.event_type)
         return None
@@ -83,6 +83,12 @@ def read(event: AnymailTrackingEvent, *, provider: str, now: datetime) -> Report
         flags=providers.machine_flags(event.esp_event),
         key=_key(event, provider, delivery),
     )
+
+
+def _token(event: AnymailTrackingEvent) -> str:
+    """A delivery's report token, which is the first tag where a provider knows no metadata (Postal, MailerSend)."""
+    found = (event.metadata or {}).get(METADATA_KEY) or next(iter(event.tags or ()), "")
+    return str(found or "")
 
 
 def take(report: Report, *, now: datetime) -> bool:

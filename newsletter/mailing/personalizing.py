@@ -3,7 +3,7 @@
 import functools
 import html
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
@@ -71,17 +71,6 @@ class Rendered:
     subject: str
     html: str
     text: str
-
-
-@dataclass(frozen=True)
-class Merge:
-    """A mail for an ESP with inline merge: shared texts with placeholders, and each recipient's field values."""
-
-    subject: str
-    html: str
-    text: str
-    unsubscribe_field: str
-    values: Callable[[Recipient], dict[str, str]]
 
 
 Context = bounds.Values  # what merge tags may name, for one recipient
@@ -167,7 +156,7 @@ class Personalizer:
 
     # One recipient ---------------------------------------------------------------------------------------------
 
-    def message(self, recipient: Recipient) -> Message:
+    def message(self, recipient: Recipient, *, is_signed: bool = True) -> Message:
         """The mail of one recipient as bytes with CRLF line ends. Raises PersonalizeError or HeaderError."""
         tokens = self._signer.tokens(recipient.key)
         context = self._context(recipient, tokens)
@@ -187,7 +176,7 @@ class Personalizer:
             for place in places:
                 parts[place] = value
         content = b"".join(parts)
-        if self._sign is not None:
+        if self._sign is not None and is_signed:
             content = self._sign(content) + content
         sender = self._mail_from
         return Message(
@@ -235,7 +224,7 @@ class Personalizer:
         return target if in_text else html.escape(target, quote=True)
 
     def _pixel(self, tokens: DeliveryTokens, *, tracked: bool) -> str:
-        return _PIXEL.format(f"{self._addresses.edge}/o/{tokens.track}.gif") if tracked else ""
+        return PIXEL.format(f"{self._addresses.edge}/o/{tokens.track}.gif") if tracked else ""
 
     def _context(self, recipient: Recipient, tokens: DeliveryTokens) -> Context:
         fields, name = recipient.fields, recipient.name
@@ -267,32 +256,28 @@ class Personalizer:
         """The one-click address of a recipient."""
         return f"{self._addresses.site}/u/{self._signer.tokens(recipient.key).control}"
 
-    def as_merge(self, placeholder: str) -> "Merge":
-        """The mail as one text for all with an ESP's placeholders (`placeholder` with {} for the field's name)."""
-        fields: dict[str, Piece] = {"u": ["control", "u"]}
-        names: dict[str, str] = {}
+    @property
+    def addresses(self) -> Addresses:
+        return self._addresses
 
-        def text_of(pieces: list[Piece]) -> str:
-            texts: list[str] = []
-            for piece in pieces:
-                if isinstance(piece, str):
-                    texts.append(piece)
-                    continue
-                name = names.setdefault(repr(piece), f"s{len(names)}")
-                fields[name] = piece
-                texts.append(placeholder.format(name))
-            return "".join(texts)
+    def message_id(self, recipient: Recipient) -> str:
+        """The Message-ID of a recipient's mail, the same at every attempt, without its angle brackets."""
+        domain = address_domain(self.compiled.headers["sender_email"])
+        return f"{self._signer.tokens(recipient.key).message_id}@{domain}"
 
-        subject, page, text = (
-            text_of(part) for part in (self.compiled.subject, self.compiled.html, self.compiled.text)
-        )
+    def filler(self, sources: Sequence[str]) -> Callable[[Recipient], tuple[DeliveryTokens, str, list[str]]]:
+        """For whoever lays the mail out differently: a recipient's tokens, subject, and values of these merge tags.
 
-        def values(recipient: Recipient) -> dict[str, str]:
+        What it returns raises PersonalizeError.
+        """
+        slots = [_slot(source).text for source in sources]
+
+        def fill(recipient: Recipient) -> tuple[DeliveryTokens, str, list[str]]:
             tokens = self._signer.tokens(recipient.key)
             context = self._context(recipient, tokens)
-            return {name: self._fill([piece], recipient, tokens, context, True) for name, piece in fields.items()}
+            return tokens, str(context.get("subject", "")), [text(context) for text in slots]
 
-        return Merge(subject, page, text, unsubscribe_field="u", values=values)
+        return fill
 
     # Headers -----------------------------------------------------------------------------------------------------
 
@@ -365,7 +350,7 @@ class Personalizer:
             elif piece[0] == "link":
                 flat.append(("literal", self._target(piece[1], in_text=_in_text(piece))))
             elif tracked:
-                before, after = _PIXEL.split("{}")
+                before, after = PIXEL.split("{}")
                 flat += [
                     ("literal", f"{before}{self._addresses.edge}/o/"),
                     ("hole", "track"),
@@ -374,7 +359,7 @@ class Personalizer:
         return _merged([(kind, value) for kind, value in flat if value != ""])
 
 
-_PIXEL = '<img src="{}" width="1" height="1" alt="" style="display:block;border:0;width:1px;height:1px">'
+PIXEL = '<img src="{}" width="1" height="1" alt="" style="display:block;border:0;width:1px;height:1px">'
 
 
 _Hole = _Slot | Literal["to", "subject", "message id", "control", "track"]

@@ -1,93 +1,46 @@
-"""An ESP by Anymail: what Mailgun's API is sent, and what its answers come to."""
+"""A campaign by an ESP: what the ledger says after each kind of answer, and what EMAIL_URL may be."""
 
-import json
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from email.parser import BytesParser
-from email.policy import HTTP
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
-from urllib.parse import parse_qsl
+from datetime import timedelta
 
 import pytest
 from django.conf import LazySettings
+from django.utils.module_loading import import_string
 
 from campaigns import delivering
-from campaigns.models import Batch, Campaign, Delivery, DeliveryState
+from campaigns.models import Batch, Campaign, Delivery, DeliveryError, DeliveryState
 from newsletter import env
 from newsletter.mailing.keys import keyring
 from newsletter.mailing.tokens import Purpose, read_delivery
 from newsletter.mailing.transports import transport_for
+from newsletter.mailing.transports.providers import LIST_HEADERS, PROVIDERS, Way
 from subscribers.models import List, Subscriber
 from tests.campaigns.test_delivering import _Patient
 from tests.conftest import NOW
+from tests.newsletter.mailing.esp_services import WIRES, Service, form_of, running
 
 People = Callable[..., list[Subscriber]]
 Drafts = Callable[..., Campaign]
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
-@dataclass
-class Provider:
-    """A local server that speaks Mailgun's wire format. `answers` gives the reply to the calls in turn."""
-
-    calls: list[dict[str, list[str]]] = field(default_factory=list)
-    refuses: set[str] = field(default_factory=set)
-    status: int = 200
-    port: int = 0
-
-    def answer(self, form: dict[str, list[str]]) -> tuple[int, dict[str, Any]]:
-        self.calls.append(form)
-        if self.status != 200:
-            return self.status, {"message": "not now"}
-        if any(bad in to for to in form["to"] for bad in self.refuses):
-            return 400, {"message": "'to' parameter is not a valid address"}
-        return 200, {"id": f"<{len(self.calls)}@mailgun.example>", "message": "Queued. Thank you."}
-
-
 @pytest.fixture
-def provider(settings: LazySettings) -> Iterator[Provider]:
-    provider = Provider()
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            raw = self.rfile.read(int(self.headers["Content-Length"]))
-            head = f"Content-Type: {self.headers['Content-Type']}\r\n\r\n".encode()
-            form: dict[str, list[str]] = {"path": [self.path], "authorization": [self.headers["Authorization"]]}
-            content_type = self.headers["Content-Type"]
-            if content_type.startswith("multipart/form-data"):
-                for part in BytesParser(policy=HTTP).parsebytes(head + raw).iter_parts():
-                    name = part.get_param("name", header="content-disposition")
-                    form.setdefault(str(name), []).append(bytes(part.get_payload(decode=True)).decode())
-            else:
-                for name, value in parse_qsl(raw.decode()):
-                    form.setdefault(name, []).append(value)
-            status, body = provider.answer(form)
-            self.send_response(status)
-            self.send_header("Content-Type", "application/json")
-            self.end_headers()
-            self.wfile.write(json.dumps(body).encode())
-
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    provider.port = server.server_address[1]
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    url = env.email_url(f"mailgun://key-secret@mg.shed.example?api_url=http://127.0.0.1:{provider.port}/v3")
-    settings.MAIL_TRANSPORT = url
-    settings.ANYMAIL = env.anymail_settings(url)
-    yield provider
-    server.shutdown()
-    server.server_close()
+def service(settings: LazySettings) -> Iterator[Service]:
+    """A local Mailgun, and settings that lead to it."""
+    with running(Service(WIRES["mailgun"].take)) as service:
+        url = env.email_url(WIRES["mailgun"].url.format(f"http://127.0.0.1:{service.port}"))
+        settings.MAIL_TRANSPORT, settings.ANYMAIL = url, env.anymail_settings(url)
+        yield service
 
 
 def send(campaign: Campaign, settings: LazySettings) -> delivering.Outcome | None:
     transport = transport_for(settings.MAIL_TRANSPORT)
     batch = Batch.objects.get(campaign=campaign)
-    return delivering.send_batch(batch.pk, transport=_Patient(transport), worker="w", clock=lambda: NOW)
+    try:
+        return delivering.send_batch(batch.pk, transport=_Patient(transport), worker="w", clock=lambda: NOW)
+    finally:
+        transport.close()
 
 
 def states(campaign: Campaign) -> list[int]:
@@ -95,66 +48,95 @@ def states(campaign: Campaign) -> list[int]:
     return list(rows.values_list("state", flat=True))
 
 
-def test_a_window_is_one_call_with_the_literals_once_and_the_slots_as_merge_data(
-    garden: List, subscribe: People, launched: Drafts, provider: Provider, settings: LazySettings
+def test_calls_are_larger_than_a_window_of_the_ledger(
+    garden: List, subscribe: People, launched: Drafts, service: Service, settings: LazySettings
 ) -> None:
-    people = subscribe(garden, 30, name="Ada Green")
+    people = subscribe(garden, 450, name="Ada Green")
     campaign = launched()
-    send(campaign, settings)
-    assert states(campaign) == [DeliveryState.ACCEPTED] * 30
-    (call,) = provider.calls
-    assert call["path"] == ["/v3/mg.shed.example/messages"]
-    assert len(call["to"]) == 30
-    variables = json.loads(call["recipient-variables"][0])
-    assert set(variables) == {person.email for person in people}
-    html = call["html"][0]
+    outcome = send(campaign, settings)
+    assert outcome
+    assert outcome.is_finished
+    assert states(campaign) == [DeliveryState.ACCEPTED] * 450
+    assert sorted(len(form_of(call)["to"]) for call in service.calls) == [50, 200, 200]
+    tokens = {one.to: read_delivery(keyring(), Purpose.REPORT, one.token) for one in service.arrived}
+    assert tokens == {person.email: (campaign.pk, person.pk) for person in people}
+    (html,) = form_of(service.calls[0])["html"]
     assert "It rains." in html
     assert "reader0@mail.example" not in html, "literals hold nobody's data"
-    merged = html
-    for name, value in variables[people[0].email].items():
-        merged = merged.replace(f"%recipient.{name}%", value)
-    assert "Hello Ada" in merged
-    assert "%recipient." not in merged
-    assert f"{settings.EDGE_URL}/o/" in merged
-    assert call["o:tracking-opens"] == ["no"]
-    assert call["o:tracking-clicks"] == ["no"]
-    assert call["h:List-Unsubscribe-Post"] == ["List-Unsubscribe=One-Click"]
-    assert call["h:List-Unsubscribe"] == ["<%recipient.u%>"]
-    token = variables[people[3].email]["v:d"]
-    assert read_delivery(keyring(), Purpose.REPORT, token) == (campaign.pk, people[3].pk)
+    assert "Hello Ada" in service.arrived[0].html
+    assert f"{settings.EDGE_URL}/o/" in service.arrived[0].html
 
 
-def test_one_bad_address_of_many_is_found_by_halving_and_the_others_go_out(
-    garden: List, subscribe: People, launched: Drafts, provider: Provider, settings: LazySettings
+def test_one_bad_address_of_many_is_found_and_the_editor_sees_why(
+    garden: List, subscribe: People, launched: Drafts, service: Service, settings: LazySettings
 ) -> None:
     people = subscribe(garden, 20)
-    provider.refuses = {people[13].email}
+    service.refuses = {people[13].email}
     campaign = launched()
     send(campaign, settings)
     assert states(campaign) == [
         DeliveryState.FAILED if person is people[13] else DeliveryState.ACCEPTED for person in people
     ]
-    mailed = [to for call in provider.calls for to in call["to"] if len(call["to"]) >= 1]
-    assert len(mailed) > 20, "the refused calls asked for them too"
-    assert len(provider.calls) <= 2 * 5 + 1
+    assert len(service.calls) <= 2 * 5 + 1
+    error = DeliveryError.objects.get()
+    assert (error.subscriber_id, error.is_permanent) == (people[13].pk, True)
+    assert "not a valid address" in error.text
 
 
 @pytest.mark.parametrize("status", [429, 500, 503, 401])
-def test_an_answer_that_is_not_about_a_person_puts_all_off(
-    garden: List, subscribe: People, launched: Drafts, provider: Provider, settings: LazySettings, status: int
+def test_an_answer_that_is_not_about_a_person_puts_the_batch_off_as_a_whole(
+    garden: List, subscribe: People, launched: Drafts, service: Service, settings: LazySettings, status: int
 ) -> None:
     subscribe(garden, 3)
-    provider.status = status
+    service.answers = [(status, {"Retry-After": "300"}, {"message": "not now"})]
     campaign = launched()
     send(campaign, settings)
-    assert states(campaign) == [DeliveryState.DEFERRED] * 3
+    assert states(campaign) == [DeliveryState.QUEUED] * 3
+    assert set(Delivery.objects.values_list("attempts", flat=True)) == {0}
+    batch = Batch.objects.get()
+    assert batch.state == Batch.State.READY
+    assert batch.not_before == NOW + timedelta(seconds=300)
 
 
-def test_every_provider_name_of_email_url_leads_to_a_backend_that_exists() -> None:
-    from django.utils.module_loading import import_string
+def test_a_call_without_an_answer_leaves_its_people_unknown_and_nobody_else(
+    garden: List, subscribe: People, launched: Drafts, service: Service, settings: LazySettings
+) -> None:
+    subscribe(garden, 260)
+    settings.MAIL_TRANSPORT = env.email_url(
+        f"{WIRES['mailgun'].url.format(f'http://127.0.0.1:{service.port}')}&connections=1"
+    )
+    service.answers = [None]
+    campaign = launched()
+    send(campaign, settings)
+    assert states(campaign) == [DeliveryState.UNKNOWN] * 200 + [DeliveryState.QUEUED] * 60
+    assert threading.active_count() < 10
 
-    for scheme in env.ESP_BACKENDS:
-        assert import_string(env.email_backend(env.email_url(f"{scheme}://key@domain.example")))
+
+def test_every_service_of_anymail_can_be_chosen_and_has_a_row() -> None:
+    assert set(env.ESP_BACKENDS) == set(PROVIDERS)
+    for scheme, esp in env.ESP_BACKENDS.items():
+        url = env.email_url(esp.example)
+        assert url.scheme == scheme
+        assert env.missing_from(url) == ""
+        assert import_string(env.email_backend(url))
+        assert issubclass(import_string(PROVIDERS[scheme].backend), import_string(env.email_backend(url)))
+
+
+def test_the_operators_table_says_what_the_code_does(settings: LazySettings) -> None:
+    text = (settings.BASE_DIR / "docs" / "mail-services.md").read_text(encoding="utf-8")
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if "`" in line]
+    table = {row[0]: row for row in rows if len(row) == 7 and row[0] != "service"}
+    assert set(table) == {provider.name for provider in PROVIDERS.values()}
+    for scheme, provider in PROVIDERS.items():
+        _, address, way, people, repeats, headers, counting = table[provider.name]
+        assert address.strip("`").startswith(f"{scheme}://")
+        assert {Way.MERGE: "merged", Way.OWN: "a batch", Way.ONE: "one by one"}[provider.way] in way
+        assert int(people.split(" ")[0].replace(",", "")) == provider.people_a_call
+        if provider.people_a_call != provider.limit:
+            assert f"(of {provider.limit:,})" in people
+        assert (provider.key_header or "no") in repeats
+        assert headers.startswith("all") == (provider.headers == LIST_HEADERS)
+        assert (counting == "off") == provider.sets_tracking
 
 
 @pytest.mark.parametrize(
@@ -163,8 +145,42 @@ def test_every_provider_name_of_email_url_leads_to_a_backend_that_exists() -> No
         ("pigeon://x", "no mail service known here: pigeon"),
         ("nonsense", "look like"),
         ("smtp://h?connections=many", "connections"),
+        ("mailgun://key@domain.example?connections=0", "connections"),
     ],
 )
 def test_an_unknown_mail_service_is_one_sentence(url: str, sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
         env.email_backend(env.email_url(url))
+
+
+@pytest.mark.parametrize(
+    ("url", "missing"),
+    [
+        ("mailgun://key@", "sending domain"),
+        ("mailjet://key@", "secret key"),
+        ("scaleway://key@", "project_id"),
+        ("postal://key@", "api_url"),
+        ("unisender-go://key@", "api_url"),
+        ("resend://", "key"),
+        ("ses://key@", "secret key"),
+        ("ses://", ""),
+        ("smtp://mail.example", ""),
+    ],
+)
+def test_what_an_address_lacks_has_a_name(url: str, missing: str) -> None:
+    assert env.missing_from(env.email_url(url)) == missing
+
+
+def test_options_become_anymails_settings_and_amazon_repeats_nothing_by_itself() -> None:
+    url = env.email_url("postmark://key@?message_stream=broadcast&connections=3&generate_message_id=false")
+    assert env.anymail_settings(url) == {
+        "POSTMARK_SERVER_TOKEN": "key",
+        "POSTMARK_MESSAGE_STREAM": "broadcast",
+        "POSTMARK_GENERATE_MESSAGE_ID": False,
+    }
+    amazon = env.anymail_settings(env.email_url("ses://a:b%2Fc@?region=eu-west-1&configuration_set_name=news"))
+    client = amazon["AMAZON_SES_CLIENT_PARAMS"]
+    assert isinstance(client, dict)
+    assert client["aws_secret_access_key"] == "b/c"
+    assert client["config"]["retries"] == {"total_max_attempts": 1}
+    assert amazon["AMAZON_SES_CONFIGURATION_SET_NAME"] == "news"

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from django.conf import LazySettings
 from django.db import connection, connections
+from django.db.models import Count
 
 from campaigns import freezing, scheduling
 from campaigns.errors import NotReady, WrongState
@@ -37,6 +38,13 @@ def test_the_audience_becomes_rows_and_batches_of_the_set_size(
         (0, "https://weather.example/?a=1&b=2"),
         (1, "https://almanac.example/"),
     ]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_small_campaign_is_shared_among_workers(garden: List, subscribe: People, launched: Drafts) -> None:
+    subscribe(garden, 250)
+    sizes = Delivery.objects.filter(campaign_id=launched().pk).values("batch_id").annotate(people=Count("pk"))
+    assert sorted(row["people"] for row in sizes) == [50, 100, 100]
 
 
 @pytest.mark.django_db(transaction=True)

@@ -8,6 +8,7 @@ import json
 from typing import Any
 
 import pytest
+from anymail.signals import AnymailTrackingEvent
 from django.test import Client
 
 from campaigns import reporting
@@ -18,7 +19,7 @@ from subscribers import engagement, suppressing
 from subscribers.models import ConsentRecord, Engagement, Subscription, Suppression
 from tests.tracking.building import SENT, Issue, drain, send_issue
 from tests.tracking.mailgun_urls import SIGNING_KEY
-from tracking import providers
+from tracking import providers, receivers
 from tracking.models import Event, EventKind, ReceivedReport, Verdict
 
 pytestmark = [
@@ -189,3 +190,12 @@ def test_a_provider_without_a_secret_has_no_address() -> None:
     assert paths({"MAILGUN_WEBHOOK_SIGNING_KEY": "k"}) == ["webhooks/mailgun/tracking/"]
     assert "webhooks/postmark/tracking/" in paths({"WEBHOOK_SECRET": "name:password"})
     assert "webhooks/mailgun/tracking/" not in paths({"WEBHOOK_SECRET": "name:password"})
+
+
+def test_a_provider_without_metadata_brings_the_token_back_as_a_tag() -> None:
+    issue = send_issue()
+    key = DeliveryKey(issue.campaign.pk, issue.people[0].pk)
+    for tags, expected in (([report_token(keyring(), key)], key), (["something else"], None), ([None], None)):
+        event = AnymailTrackingEvent(event_type="delivered", tags=tags, metadata=None, timestamp=SENT)
+        found = receivers.read(event, provider="Postal", now=SENT)
+        assert (found and found.delivery) == expected

@@ -4,7 +4,7 @@ from functools import cache
 
 from django.conf import settings
 
-from newsletter.env import EmailUrl, email_backend
+from newsletter.env import EmailUrl
 from newsletter.mailing.transports.base import Transport
 from newsletter.mailing.transports.esp import EspTransport
 from newsletter.mailing.transports.smtp import SmtpTransport
@@ -12,7 +12,7 @@ from newsletter.mailing.transports.smtp import SmtpTransport
 
 def transport_for(url: EmailUrl) -> Transport:
     """The transport that an EMAIL_URL names."""
-    return SmtpTransport(url) if url.is_smtp else EspTransport(url.scheme, email_backend(url))
+    return SmtpTransport(url) if url.is_smtp else EspTransport(url)
 
 
 @cache
