@@ -110,8 +110,9 @@ def freeze(campaign: Campaign, compiled: Compiled, *, batch_size: int, now: date
     """
     ensure_partition(campaign.pk)
     with transaction.atomic():
+        # The same schedule that was compiled: one that was undone, and perhaps rewritten and sent anew, is another.
         moved = Campaign.objects.filter(
-            pk=campaign.pk, state__in=(CampaignState.DRAFT, CampaignState.SCHEDULED), started_at=None
+            pk=campaign.pk, state=CampaignState.SCHEDULED, scheduled_at=campaign.scheduled_at, started_at=None
         ).update(state=CampaignState.SENDING, started_at=now, state_reason="")
         if not moved:
             return None

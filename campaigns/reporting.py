@@ -71,39 +71,57 @@ def signals_over_time(campaign_id: int) -> list[Moment]:
     return time_source(campaign_id)
 
 
-def deliveries_by_state(campaign_id: int) -> dict[str, int]:
-    """How many deliveries are in each state that occurs, by the state's name ("accepted")."""
-    counts: dict[str, int] = {}
-    for state, _outcome, _is_old, count in _ledger(campaign_id):
-        counts[state] = counts.get(state, 0) + count
-    return counts
+class Part(NamedTuple):
+    """The deliveries of a campaign in one state and with one outcome."""
+
+    state: str  # by its name, "accepted"
+    outcome: Outcome
+    is_old: bool  # accepted so long ago that no bounce is expected
+    people: int
+    recent: int  # accepted since the moment asked for
+    attempts: int  # of the one tried least
 
 
+# One pass over the campaign's part of the ledger.
 _LEDGER = """
-SELECT state, outcome, coalesce(sent_at < now() - make_interval(hours => %s), false), count(*)
+SELECT state, outcome, coalesce(sent_at < now() - make_interval(hours => %s), false), count(*),
+       count(*) FILTER (WHERE sent_at > %s), min(attempts)
   FROM campaigns_delivery WHERE campaign_id = %s GROUP BY 1, 2, 3
 """
 
 
-def _ledger(campaign_id: int) -> list[tuple[str, Outcome, bool, int]]:
+def ledger(campaign_id: int, *, since: datetime | None = None) -> list[Part]:
+    """A campaign's deliveries, counted; `recent` are those accepted after `since`."""
     with connection.cursor() as cursor:
-        cursor.execute(_LEDGER, [DELIVERED_AFTER_HOURS, campaign_id])
+        cursor.execute(_LEDGER, [DELIVERED_AFTER_HOURS, since, campaign_id])
         rows = cursor.fetchall()
-    return [(DeliveryState(state).name.lower(), Outcome(outcome), old, count) for state, outcome, old, count in rows]
+    return [Part(DeliveryState(state).name.lower(), Outcome(outcome), *rest) for state, outcome, *rest in rows]
 
 
-def status(campaign_id: int) -> dict[str, Any]:
-    """Where a campaign stands, as `campaign_status --json` prints it. Raises Campaign.DoesNotExist."""
+def deliveries_by_state(campaign_id: int) -> dict[str, int]:
+    """How many deliveries are in each state that occurs, by the state's name ("accepted")."""
+    counts: dict[str, int] = {}
+    for part in ledger(campaign_id):
+        counts[part.state] = counts.get(part.state, 0) + part.people
+    return counts
+
+
+def status(campaign_id: int, parts: Sequence[Part] | None = None) -> dict[str, Any]:
+    """Where a campaign stands, as `campaign_status --json` prints it. Raises Campaign.DoesNotExist.
+
+    `parts` are what `ledger` has just counted, for callers that need more of it.
+    """
     campaign = Campaign.objects.only("state").get(pk=campaign_id)
     figures = CampaignFigures.objects.filter(pk=campaign_id).first() or CampaignFigures()
     deliveries: dict[str, int] = {}
     outcomes = {"delivered": 0, "bounced": 0, "complained": 0}
-    for state, outcome, is_old, count in _ledger(campaign_id):
-        deliveries[state] = deliveries.get(state, 0) + count
-        if outcome is Outcome.NONE and is_old and state == DeliveryState.ACCEPTED.name.lower():
-            outcome = Outcome.DELIVERED  # noqa: PLW2901
+    for part in ledger(campaign_id) if parts is None else parts:
+        deliveries[part.state] = deliveries.get(part.state, 0) + part.people
+        outcome = part.outcome
+        if outcome is Outcome.NONE and part.is_old and part.state == DeliveryState.ACCEPTED.name.lower():
+            outcome = Outcome.DELIVERED
         if outcome is not Outcome.NONE:
-            outcomes[outcome.name.lower()] += count
+            outcomes[outcome.name.lower()] += part.people
     return {
         "state": str(campaign.state),
         "deliveries": deliveries,

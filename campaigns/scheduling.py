@@ -17,9 +17,16 @@ S = CampaignState
 FURTHEST = timedelta(days=36_525)  # a hundred years; a time beyond them is a slip of the hand
 
 
-def send_now(campaign_id: int, *, actor: str = "", overrides: Collection[str] = (), now: datetime) -> None:
-    """Queue a campaign at once; workers launch and send it. Raises CampaignError."""
-    schedule(campaign_id, now, actor=actor, overrides=overrides, now=now)
+def send_now(
+    campaign_id: int,
+    *,
+    actor: str = "",
+    overrides: Collection[str] = (),
+    hold: timedelta = timedelta(0),
+    now: datetime,
+) -> None:
+    """Queue a campaign; workers launch and send it after `hold`, until which it can be undone. Raises CampaignError."""
+    schedule(campaign_id, now + hold, actor=actor, overrides=overrides, now=now)
 
 
 def schedule(
@@ -37,6 +44,10 @@ def schedule(
     `local_time` each reader gets it at that hour where they live, on the day of `at`; where it has passed, at `at`.
     """
     campaign = get(campaign_id)
+    if campaign.origin == Campaign.Origin.IMPORTED:
+        raise WrongState("This campaign was brought from another platform as a record; it cannot be sent from here.")
+    if campaign.state != S.DRAFT:
+        raise _wrong(campaign, "sent or scheduled")
     if at < now:
         raise CampaignError("The time lies in the past.")
     if at - now > FURTHEST:
@@ -45,7 +56,13 @@ def schedule(
     if blockers:
         raise NotReady(blockers)
     with transaction.atomic():
-        updates = {"scheduled_at": at, "state_reason": "", "overrides": sorted(overrides), "local_time": local_time}
+        updates = {
+            "scheduled_at": at,
+            "scheduled_by": actor,
+            "state_reason": "",
+            "overrides": sorted(overrides),
+            "local_time": local_time,
+        }
         if not states.move(campaign_id, to=S.SCHEDULED, from_=(S.DRAFT,), **updates):
             raise _wrong(campaign, "sent or scheduled")
         details = {"at": at.isoformat(), "overrides": " ".join(sorted(overrides))}
@@ -62,6 +79,9 @@ def unschedule(campaign_id: int, *, actor: str = "", now: datetime) -> None:
     """Make a scheduled campaign a draft again. Raises WrongState once it has begun."""
     campaign = get(campaign_id)
     if not states.move(campaign_id, to=S.DRAFT, from_=(S.SCHEDULED,), scheduled_at=None):
+        campaign.refresh_from_db(fields=["state"])
+        if campaign.state == S.SENDING:
+            raise WrongState("Too late to undo: it is on its way already. Pausing or cancelling it stops the rest.")
         raise _wrong(campaign, "taken back")
     _audit(actor, "campaign.unschedule", campaign)
 

@@ -15,7 +15,7 @@ from django.utils import timezone
 from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
-from campaigns import reporting
+from campaigns import progressing
 from campaigns.admin import presenting
 from campaigns.models import Batch, Campaign, CampaignFigures, CampaignState
 from newsletter.navigation import admin_page
@@ -89,8 +89,7 @@ def sending() -> list[dict[str, Any]]:
     """The campaigns that are going out, with how far they are."""
     lines = []
     for campaign in presenting.with_figures(Campaign.objects.filter(state=CampaignState.SENDING)):
-        counted = reporting.deliveries_by_state(campaign.pk)
-        done = sum(counted.get(state, 0) for state in ("accepted", "failed", "skipped", "unknown"))
+        done = progressing.progress(campaign.pk, now=timezone.now()).done
         lines.append({"campaign": campaign, "done": done, "link": admin_page("campaigns_campaign_report", campaign.pk)})
     return lines
 

@@ -165,6 +165,7 @@ DNS_SERVERS = env.list("DNS_SERVERS", default=[])
 
 # The house's own rules ---------------------------------------------------------------------------------------
 BATCH_SIZE = env.int("BATCH_SIZE", default=2_000)  # most recipients of one Celery task
+UNDO_SEND_SECONDS = env.int("UNDO_SEND_SECONDS", default=60)  # what the admin sends can be taken back so long
 BATCH_LEASE_SECONDS = env.int("BATCH_LEASE_SECONDS", default=120)
 SETTLING_SECONDS = env.int("SETTLING_SECONDS", default=300)  # a verdict is provisional until then
 OPPORTUNITY_HOURS = env.int("OPPORTUNITY_HOURS", default=72)  # a campaign counts for hygiene after this

@@ -13,7 +13,7 @@ from unfold.admin import ModelAdmin
 from unfold.decorators import display
 
 from campaigns import composing
-from campaigns.admin import composer, doubts, presenting, reports, sending
+from campaigns.admin import composer, doubts, live, presenting, reports, sending
 from campaigns.admin.forms import CampaignForm, TestSendForm
 from campaigns.errors import CampaignError
 from campaigns.models import Campaign, CampaignState
@@ -45,7 +45,7 @@ class CampaignAdmin(ModelAdmin):
         ("<int:campaign_id>/act/<slug:action>/", "campaigns_campaign_act", sending.act),
         ("<int:campaign_id>/copy/", "campaigns_campaign_copy", composer.copy),
         ("<int:campaign_id>/report/", "campaigns_campaign_report", reports.report),
-        ("<int:campaign_id>/progress/", "campaigns_campaign_progress", reports.progress),
+        ("<int:campaign_id>/progress/", "campaigns_campaign_progress", live.progress),
         ("<int:campaign_id>/recipients/", "campaigns_campaign_recipients", reports.recipients),
         ("<int:campaign_id>/doubts/", "campaigns_campaign_doubts", doubts.doubts),
         ("<int:campaign_id>/doubts/decide/", "campaigns_campaign_decide", doubts.decide),

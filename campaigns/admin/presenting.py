@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+from django.conf import settings
 from django.db.models import QuerySet
 from django.utils import timezone
 from django.utils.formats import date_format
@@ -73,19 +74,28 @@ def is_starting(campaign: Campaign) -> bool:
     )
 
 
+def seconds_held(campaign: Campaign) -> float:
+    """In how many seconds a campaign leaves that can be taken back until then; 0 for any other."""
+    if campaign.state != CampaignState.SCHEDULED or campaign.scheduled_at is None:
+        return 0.0
+    left = (campaign.scheduled_at - timezone.now()).total_seconds()
+    return left if 0 < left <= settings.UNDO_SEND_SECONDS else 0.0
+
+
 def has_report(campaign: Campaign) -> bool:
     """Whether a campaign's page is its report: it has left the house or is at the door."""
-    return campaign.state in STARTED or is_starting(campaign)
+    return campaign.state in STARTED or is_starting(campaign) or seconds_held(campaign) > 0
 
 
 def badge(campaign: Campaign) -> SafeString:
     """The state as a coloured word, with the reason of a pause behind it."""
-    return format_html(
-        '<span class="nl-badge nl-badge-{}" title="{}">{}</span>',
-        "busy" if is_starting(campaign) else TONES[campaign.state],
-        campaign.state_reason,
-        _("Starting") if is_starting(campaign) else capfirst(campaign.get_state_display()),
-    )
+    tone = TONES[campaign.state]
+    word: str | Promise = capfirst(campaign.get_state_display())
+    if is_starting(campaign):
+        tone, word = "busy", _("Starting")
+    elif seconds_held(campaign):
+        word = _("About to leave")
+    return format_html('<span class="nl-badge nl-badge-{}" title="{}">{}</span>', tone, campaign.state_reason, word)
 
 
 def when(campaign: Campaign) -> str:

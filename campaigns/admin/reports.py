@@ -6,8 +6,8 @@ from datetime import timedelta
 from typing import Any
 
 from django.core.exceptions import PermissionDenied
-from django.db.models import Count, Max, QuerySet
-from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.db.models import QuerySet
+from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.utils import timezone
 from django.utils.formats import date_format
@@ -16,30 +16,13 @@ from django.utils.translation import gettext_lazy as _
 from django.views.decorators.http import require_GET
 
 from campaigns import reporting
-from campaigns.admin import presenting, sending
+from campaigns.admin import live, presenting, sending
 from campaigns.admin.sending import campaign_of
-from campaigns.models import Campaign, CampaignState, Delivery, DeliveryError, DeliveryState, Outcome, SkipReason
+from campaigns.models import Campaign, Delivery, DeliveryState, Outcome, SkipReason
 from subscribers.models import Subscriber
 
 RECIPIENTS_A_PAGE = 50
 HOURS_SHOWN = 72
-MOST_FAILURE_GROUPS = 12
-# Nothing more will happen to these rows while the campaign is being sent.
-SETTLED = ("accepted", "failed", "skipped", "unknown")
-
-STATE_WORDS: dict[str, str | Promise] = {
-    "queued": _("waiting for their turn"),
-    "deferred": _("put off by the receiving server; tried again"),
-    "sending": _("being sent now"),
-    "accepted": _("taken by the receiving server"),
-    "failed": _("refused for good"),
-    "skipped": _("left out: unsubscribed, suppressed or pruned since the start"),
-    "unknown": _("unknown: the connection broke before the answer"),
-}
-
-
-def _done(status: dict[str, Any]) -> int:
-    return sum(status["deliveries"].get(state, 0) for state in SETTLED)
 
 
 @require_GET
@@ -48,50 +31,16 @@ def report(request: HttpRequest, model_admin: Any, campaign_id: int) -> HttpResp
     campaign = campaign_of(request, model_admin, campaign_id)
     if not presenting.has_report(campaign):
         return redirect("admin:campaigns_campaign_change", campaign.pk)
-    status = reporting.status(campaign.pk)
+    shown = live.context(request, campaign)
     hours = opens_by_hour(campaign)
     context = {
         **model_admin.admin_site.each_context(request),
         **sending.page(request, model_admin, campaign),
-        "figures": presenting.funnel(campaign, status),
-        "done": _done(status),
-        "is_starting": presenting.is_starting(campaign),
-        "is_moving": campaign.state == CampaignState.SENDING or presenting.is_starting(campaign),
-        "links": reporting.clicks_by_link(campaign.pk),
+        **shown,
         "hours": hours,
         "most_in_an_hour": max((hour.human for hour in hours), default=0),
-        "states": [
-            {"name": name, "count": status["deliveries"].get(name, 0), "words": words}
-            for name, words in STATE_WORDS.items()
-            if status["deliveries"].get(name, 0)
-        ],
-        "failures": failures(campaign.pk),
-        "hits": {"opens": status["opens"]["hits"], "clicks": status["clicks"]["hits"]},
-        "may_see_people": request.user.has_perm("subscribers.view_subscriber"),
     }
     return render(request, "admin/campaigns/campaign/report.html", context)
-
-
-@require_GET
-def progress(request: HttpRequest, model_admin: Any, campaign_id: int) -> HttpResponse:
-    """The report's figures as JSON, for the page's script to ask again while mail goes out."""
-    campaign = campaign_of(request, model_admin, campaign_id)
-    status = reporting.status(campaign.pk)
-    return JsonResponse(
-        {
-            "state": campaign.state,
-            "done": _done(status),
-            "audience": campaign.audience,
-            "figures": {
-                figure.name: {
-                    "value": presenting.number(figure.value),
-                    "share": figure.share,
-                    "raw": None if figure.raw is None else presenting.number(figure.raw),
-                }
-                for figure in presenting.funnel(campaign, status)
-            },
-        }
-    )
 
 
 @dataclass(frozen=True)
@@ -122,18 +71,6 @@ def opens_by_hour(campaign: Campaign) -> list[Hour]:
         label = date_format(timezone.localtime(hour), "D j M, H:i")
         bars.append(Hour(label, human, machine, round(100 * human / highest, 1), round(100 * machine / highest, 1)))
     return bars
-
-
-def failures(campaign_id: int) -> list[dict[str, Any]]:
-    """What servers said, by code, the most frequent first, each with its latest example."""
-    groups = list(
-        DeliveryError.objects.filter(campaign_id=campaign_id)
-        .values("code", "is_permanent")
-        .annotate(people=Count("subscriber_id", distinct=True), latest=Max("pk"))
-        .order_by("-people")[:MOST_FAILURE_GROUPS]
-    )
-    texts = DeliveryError.objects.in_bulk([group["latest"] for group in groups])
-    return [{**group, "example": texts[group["latest"]].text} for group in groups]
 
 
 # Recipients: Delivery has a composite key, which Django 5.2's admin cannot register ------------------------

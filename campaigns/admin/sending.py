@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 from django.conf import settings
@@ -84,10 +85,15 @@ def page(request: HttpRequest, model_admin: Any, campaign: Campaign) -> dict[str
         "may_send": may_send(request),
         "may_copy": model_admin.has_add_permission(request),
         "time_zone": settings.TIME_ZONE,
-        "actions": [
-            (name, action) for name, action in ACTIONS.items() if may_send(request) and campaign.state in action.states
-        ],
+        "actions": _actions(campaign) if may_send(request) else [],
     }
+
+
+def _actions(campaign: Campaign) -> list[tuple[str, Action]]:
+    """The moves of the page's head. About to leave, the one that matters stands beside the countdown."""
+    if presenting.seconds_held(campaign) or presenting.is_starting(campaign):
+        return []
+    return [(name, action) for name, action in ACTIONS.items() if campaign.state in action.states]
 
 
 def campaign_of(request: HttpRequest, model_admin: Any, campaign_id: int) -> Campaign:
@@ -176,11 +182,12 @@ def send_now(request: HttpRequest, model_admin: Any, campaign_id: int) -> HttpRe
         request, campaign, form.cleaned_data["shown"]
     ):
         return redirect("admin:campaigns_campaign_review", campaign.pk)
+    hold = timedelta(seconds=settings.UNDO_SEND_SECONDS)
     return _do(
         request,
         campaign,
-        lambda: scheduling.send_now(campaign.pk, actor=request.user.get_username(), now=timezone.now()),
-        _("It is on its way."),
+        lambda: scheduling.send_now(campaign.pk, actor=request.user.get_username(), hold=hold, now=timezone.now()),
+        "" if hold else _("It is on its way."),  # the countdown says it better
     )
 
 
@@ -232,5 +239,6 @@ def _do(request: HttpRequest, campaign: Campaign, move: Callable[[], Any], done:
     except CampaignError as error:
         messages.error(request, str(error))
     else:
-        messages.success(request, done)
+        if done:
+            messages.success(request, done)
     return redirect("admin:campaigns_campaign_change", campaign.pk)

@@ -10,7 +10,9 @@ from django.contrib.auth.models import Permission, User
 from django.test import Client
 from django.utils import timezone
 
+from campaigns import composing, freezing, scheduling
 from campaigns.admin.forms import fingerprint
+from campaigns.errors import CampaignError
 from campaigns.models import Campaign, CampaignState
 from subscribers.models import List, Subscriber
 from tests.campaigns.test_admin_composing import Draft, page, said, typed
@@ -47,13 +49,58 @@ def test_reviewing_saves_first_and_says_what_goes_to_whom(admin_client: Client, 
     assert state(ready) == CampaignState.DRAFT
 
 
-def test_sending_now_puts_it_on_its_way(admin_client: Client, ready: Campaign) -> None:
+def test_sending_now_holds_it_for_a_minute_in_which_it_can_be_undone(admin_client: Client, ready: Campaign) -> None:
+    response = admin_client.post(page("send", ready.pk), answer(ready, 3), follow=True)
+    assert "Leaves in" in response.content.decode()
+    assert response.redirect_chain[-1][0] == page("report", ready.pk)
+    assert 50 < response.context["held"] <= 60
+    assert page("act", ready.pk, "cancel") not in response.content.decode()  # one way back, not three
+    assert state(ready) == CampaignState.SCHEDULED
+    assert ready.scheduled_by == "admin"
+    assert not scheduling.launch(ready.pk, now=timezone.now())
+
+    undone = admin_client.post(page("act", ready.pk, "unschedule"), follow=True)
+    assert "It is a draft again." in said(undone)
+    assert undone.redirect_chain[-1][0] == page("change", ready.pk)
+    assert not scheduling.launch(ready.pk, now=timezone.now() + timedelta(minutes=2))
+    assert state(ready) == CampaignState.DRAFT
+
+
+def test_when_the_time_is_over_it_leaves_and_undo_says_that_it_is_too_late(
+    admin_client: Client, ready: Campaign
+) -> None:
+    admin_client.post(page("send", ready.pk), answer(ready, 3))
+    later = timezone.now() + timedelta(seconds=61)
+    assert scheduling.due(now=later) == [ready.pk]
+    assert scheduling.launch(ready.pk, now=later)
+    response = admin_client.post(page("act", ready.pk, "unschedule"), follow=True)
+    assert "Too late to undo" in said(response)
+    assert state(ready) == CampaignState.SENDING
+
+
+def test_without_a_hold_it_leaves_at_once(admin_client: Client, ready: Campaign, settings: LazySettings) -> None:
+    settings.UNDO_SEND_SECONDS = 0
     response = admin_client.post(page("send", ready.pk), answer(ready, 3), follow=True)
     assert "It is on its way." in said(response)
-    assert response.redirect_chain[-1][0] == page("report", ready.pk)
+    assert scheduling.due(now=timezone.now()) == [ready.pk]
+
+
+def test_what_was_undone_while_a_worker_compiled_it_stays_a_draft(ready: Campaign) -> None:
+    scheduling.send_now(ready.pk, now=timezone.now())
+    compiled_by_worker = scheduling.get(ready.pk)
+    compiled = composing.compile_campaign(compiled_by_worker)
+    scheduling.unschedule(ready.pk, now=timezone.now())
+    assert freezing.freeze(compiled_by_worker, compiled, batch_size=500, now=timezone.now()) is None
+    Campaign.objects.filter(pk=ready.pk).update(body="Rewritten")
+    scheduling.send_now(ready.pk, now=timezone.now())
+    assert freezing.freeze(compiled_by_worker, compiled, batch_size=500, now=timezone.now()) is None
     assert state(ready) == CampaignState.SCHEDULED
-    assert ready.scheduled_at is not None
-    assert ready.scheduled_at <= timezone.now()
+
+
+def test_an_imported_issue_says_why_it_cannot_be_sent(ready: Campaign) -> None:
+    Campaign.objects.filter(pk=ready.pk).update(origin="imported", state=CampaignState.SENT, body="")
+    with pytest.raises(CampaignError, match="brought from another platform"):
+        scheduling.send_now(ready.pk, now=timezone.now())
 
 
 def test_what_was_changed_since_the_question_is_not_sent(admin_client: Client, ready: Campaign) -> None:
@@ -140,6 +187,7 @@ def test_an_hour_that_cannot_be_is_refused_in_place(
     assert state(ready) == CampaignState.DRAFT
 
 
+S = CampaignState
 MOVES = [
     (CampaignState.SCHEDULED, "unschedule", CampaignState.DRAFT),
     (CampaignState.SCHEDULED, "cancel", CampaignState.CANCELLED),
@@ -176,7 +224,8 @@ def test_each_illegal_move_is_a_sentence_and_moves_nothing(
 ) -> None:
     Campaign.objects.filter(pk=ready.pk).update(state=before)
     response = admin_client.post(page("act", ready.pk, action), follow=True)
-    assert "This campaign cannot be" in said(response)
+    refusal = "Too late to undo" if (before, action) == (S.SENDING, "unschedule") else "This campaign cannot be"
+    assert refusal in said(response)
     assert page("act", ready.pk, action) not in response.content.decode()
     assert state(ready) == before
 

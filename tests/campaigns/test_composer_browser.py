@@ -168,10 +168,35 @@ def test_a_campaign_goes_from_the_composer_to_its_report(
     expect(tab.get_by_text("Nothing was sent: the number typed is not the number of recipients.")).to_be_visible()
     tab.get_by_label("Type 1,001 to confirm").fill("1001")
     tab.get_by_role("button", name="Send to 1,001 people now").click()
-    expect(tab.get_by_text("It is on its way.")).to_be_visible()
+    expect(tab.get_by_role("heading", name="Leaves in")).to_be_visible()
+    expect(tab.get_by_role("heading", name="Links")).to_be_hidden()
+    Campaign.objects.update(scheduled_at=timezone.now())
     expect(tab.get_by_text("A worker is about to start")).to_be_visible()
+    tab.evaluate("document.body.dataset.same = 'page'")  # it turns by itself, without being loaded again
     assert scheduling.launch(Campaign.objects.get().pk, now=timezone.now())
     expect(tab.locator("[data-audience]")).to_have_text("1,001")
+    expect(tab.get_by_role("link", name="https://almanac.example/")).to_be_visible()
+    assert tab.evaluate("document.body.dataset.same") == "page"
+
+
+def test_undo_makes_it_a_draft_again(look: Look, draft: Draft, garden: List, subscribe: Callable[..., Any]) -> None:
+    subscribe(garden, 3)
+    tab = look(page("review", draft().pk))
+    tab.get_by_role("button", name="Send to 3 people now").click()
+    expect(tab.locator("[data-countdown]")).to_have_text(re.compile(r"5[0-8]"))
+    tab.get_by_role("button", name="Undo").click()
+    expect(tab.get_by_text("It is a draft again.")).to_be_visible()
+    expect(tab.get_by_label("Subject")).to_have_value("Rain at last")
+    assert Campaign.objects.get().state == CampaignState.DRAFT
+
+
+def test_a_pause_shows_its_reason_and_one_click_resumes(look: Look, sending: Campaign) -> None:
+    tab = look(page("report", sending.pk))
+    scheduling.pause(sending.pk, reason="The server refused 50 mails in a row.", now=timezone.now())
+    expect(tab.locator("[data-part=live]").get_by_text("The server refused 50 mails in a row.")).to_be_visible()
+    tab.locator("[data-part=live]").get_by_role("button", name="Resume").click()
+    expect(tab.get_by_text("Sending goes on.")).to_be_visible()
+    expect(tab.get_by_role("heading", name="Going out")).to_be_visible()
 
 
 def test_the_report_moves_while_mail_goes_out(look: Look, sending: Campaign) -> None:
