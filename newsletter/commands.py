@@ -1,9 +1,12 @@
 """What the commands of the contract share: one JSON object with --json, a sentence without, exit 2 on bad input."""
 
 import json
+from datetime import datetime
 from typing import Any, NoReturn
 
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import BaseCommand, CommandError, CommandParser, OutputWrapper
+from django.utils.dateparse import parse_datetime
+from django.utils.timezone import get_default_timezone_name, is_naive, make_aware
 
 
 class Refusal(CommandError):
@@ -62,3 +65,42 @@ class JsonCommand(BaseCommand):
     def summary(self, result: dict[str, Any]) -> str:
         """The same for people."""
         return "\n".join(f"{name}: {value}" for name, value in result.items())
+
+
+class Bar:
+    """How far something is, on one line of a terminal; nothing where standard error is none (a file, a pipe)."""
+
+    WIDTH = 30
+
+    def __init__(self, stderr: OutputWrapper) -> None:
+        self._stderr = stderr
+        self.is_shown = stderr.isatty()
+
+    def show(self, done: int, total: int, pace: str) -> None:
+        """Draw it anew; `pace` says how fast and how long."""
+        if self.is_shown:
+            full = self.WIDTH * done // total if total else 0
+            drawn = "█" * full + "░" * (self.WIDTH - full)
+            self._stderr.write(f"\r\x1b[K{drawn} {done:,} of {total:,}  {pace}", ending="")
+            self._stderr.flush()
+
+    def clear(self) -> None:
+        if self.is_shown:
+            self._stderr.write("\r\x1b[K", ending="")
+
+
+def moment(text: str, *, stderr: OutputWrapper) -> datetime:
+    """A moment as an option names it. Without a time zone it is the installation's, which is said on standard error.
+
+    Raises Refusal.
+    """
+    try:
+        found = parse_datetime(text)
+    except ValueError:
+        found = None
+    if found is None:
+        raise Refusal(f"“{text}” is not a time such as 2027-03-01T08:00+01:00.")
+    if not is_naive(found):
+        return found
+    stderr.write(f"“{text}” names no time zone; it is taken as {get_default_timezone_name()}.")
+    return make_aware(found)

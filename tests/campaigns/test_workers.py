@@ -1,17 +1,25 @@
 """A campaign sent by real Celery worker processes, from the command line to the mail server."""
 
+import contextlib
 import json
+import os
+import pty
 import re
+import subprocess
+import sys
+import time
 from collections.abc import Callable
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
 from django.core.management import CommandError, ManagementUtility, call_command
+from django.utils import timezone
 
 from campaigns.models import Campaign
 from subscribers.models import List, Subscriber
 from tests.conftest import MailServer
-from tests.processes import manage, manage_json, worker
+from tests.processes import ROOT, environment, manage, manage_json, worker
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -36,6 +44,58 @@ def test_two_thousand_people_get_exactly_one_mail_each_with_their_own_token(
     status = manage_json("campaign_status", str(campaign))
     assert status["state"] == "sent"
     assert status["deliveries"] == {"accepted": 2_000}
+
+
+def test_waiting_ends_when_only_retries_are_left_and_says_until_when(
+    garden: List, subscribe: Callable[..., list[Subscriber]], mail_server: MailServer, body: str
+) -> None:
+    people = subscribe(garden, 20)
+    mail_server.answers = {people[0].email: "451 4.7.1 greylisted"}
+    with worker():
+        campaign = manage_json("create_campaign", "--list", "garden", "--subject", "Rain", "--body", body)["campaign"]
+        ended = manage_json("send_campaign", str(campaign), "--wait")
+    assert (ended["state"], ended["deferred"]) == ("sending", 1)
+    assert ended["until"] > (timezone.now() + timedelta(days=2)).isoformat()
+    assert manage_json("campaign_status", str(campaign))["deliveries"] == {"accepted": 19, "deferred": 1}
+
+
+def test_on_a_terminal_waiting_shows_a_bar_and_elsewhere_nothing(
+    garden: List, subscribe: Callable[..., list[Subscriber]], mail_server: MailServer, draft: Callable[..., Campaign]
+) -> None:
+    subscribe(garden, 30)
+    mail_server.on_message = lambda _envelope: time.sleep(0.1)  # so that there is something to see
+    with worker():
+        on_terminal = _on_a_terminal("send_campaign", str(draft().pk), "--wait")
+        elsewhere = manage("send_campaign", str(draft().pk), "--wait")
+    assert re.search(r"[█░]{30} \d+ of 30 ", on_terminal)
+    assert "is sent." in on_terminal
+    assert elsewhere.stderr == ""
+
+
+def _on_a_terminal(*arguments: str) -> str:
+    """What a manage.py command writes to a terminal."""
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "manage.py", *arguments]
+    with subprocess.Popen(command, env=environment(), cwd=ROOT, stdout=theirs, stderr=theirs) as process:
+        os.close(theirs)
+        written = b""
+        with contextlib.suppress(OSError):  # Linux says so when the other side is closed
+            while more := os.read(ours, 4096):
+                written += more
+        process.wait(timeout=60)
+    os.close(ours)
+    return written.decode()
+
+
+def test_a_time_without_a_zone_is_the_installations_and_says_so(
+    garden: List, subscribe: Callable[..., list[Subscriber]], draft: Callable[..., Campaign]
+) -> None:
+    subscribe(garden, 1)
+    campaign = draft()
+    done = manage("send_campaign", str(campaign.pk), "--at", "2099-03-01T08:00", TIME_ZONE="Asia/Tokyo")
+    assert "names no time zone; it is taken as Asia/Tokyo." in done.stderr
+    campaign.refresh_from_db()
+    assert campaign.scheduled_at == datetime.fromisoformat("2099-02-28T23:00:00Z")
 
 
 @pytest.mark.parametrize(

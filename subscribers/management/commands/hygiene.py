@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
-from django.utils.dateparse import parse_datetime
 
-from newsletter.commands import one_line_errors
+from newsletter.commands import moment, one_line_errors
 from subscribers import csvfile
 from subscribers.hygiene import policies, pruning
 from subscribers.hygiene.errors import HygieneError
@@ -45,7 +44,7 @@ class Command(BaseCommand):
             raise CommandError(str(error), returncode=2) from error
 
     def _preview(self, options: dict[str, Any]) -> None:
-        made = pruning.preview(_list(options["slug"]).pk, at=_moment(options["at"]), actor=ACTOR)
+        made = pruning.preview(_list(options["slug"]).pk, at=self._moment(options["at"]), actor=ACTOR)
         if options["csv"]:
             _write_csv(made, options["csv"])
         figures = {"preview": made.pk, "judged": made.judged, "would_ask": made.asked, "would_remove": made.removed}
@@ -54,7 +53,7 @@ class Command(BaseCommand):
     def _run(self, options: dict[str, Any]) -> None:
         made = pruning.run(
             _list(options["slug"]).pk,
-            at=_moment(options["at"]),
+            at=self._moment(options["at"]),
             approve=options["approve"],
             direct=options["direct"],
             cap=options["cap"],
@@ -71,6 +70,15 @@ class Command(BaseCommand):
         restored = pruning.undo(options["run_id"], actor=ACTOR)
         self._tell(options, {"restored": restored}, [f"{restored} people are mailed again."])
 
+    def _moment(self, text: str | None) -> datetime | None:
+        if text is None:
+            return None
+        found = moment(text, stderr=self.stderr)
+        # Beyond these years the sums of days with it would leave the calendar.
+        if not 1990 <= found.year < 9999:
+            raise HygieneError(f"--at must lie between 1990 and 9998, not {text}.")
+        return found
+
     def _tell(self, options: dict[str, Any], figures: dict[str, Any], summary: list[str]) -> None:
         self.stdout.write(json.dumps(figures) if options["json"] else "\n".join(summary))
 
@@ -79,19 +87,6 @@ def _list(slug: str) -> List:
     found = List.objects.filter(slug=slug).first()
     if found is None:
         raise HygieneError(f"There is no list called {slug}.")
-    return found
-
-
-def _moment(text: str | None) -> datetime | None:
-    if text is None:
-        return None
-    try:
-        found = parse_datetime(text)
-    except ValueError:
-        found = None
-    # Beyond these years the sums of days with it would leave the calendar.
-    if found is None or found.tzinfo is None or not 1990 <= found.year < 9999:
-        raise HygieneError(f"--at must be a moment with its time zone, such as 2026-03-01T08:00:00Z, not {text}.")
     return found
 
 
