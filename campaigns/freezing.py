@@ -40,7 +40,7 @@ def _statement(*, turn: str = "%(now)s::timestamptz", order: str = "", hours: st
 WITH audience AS MATERIALIZED (
     SELECT subscription.subscriber_id, {turn} AS turn,
            (row_number() OVER ({order} ORDER BY subscription.subscriber_id) - 1)
-             / least(%(size)s, greatest({LEAST_IN_A_BATCH}, count(*) OVER () / {BATCHES_AT_LEAST})) AS slice
+             / least(%(size)s, greatest(%(least)s, count(*) OVER () / {BATCHES_AT_LEAST})) AS slice
     FROM subscribers_subscription AS subscription
     JOIN subscribers_subscriber AS subscriber ON subscriber.id = subscription.subscriber_id
     {hours}
@@ -122,7 +122,8 @@ def freeze(campaign: Campaign, compiled: Compiled, *, batch_size: int, now: date
         )
         CampaignFigures.objects.get_or_create(campaign=campaign)
         with connection.cursor() as cursor:
-            people: dict[str, Any] = {"campaign": campaign.pk, "list": campaign.list_id, "size": batch_size, "now": now}
+            people: dict[str, Any] = {"campaign": campaign.pk, "list": campaign.list_id, "now": now}
+            people |= {"size": batch_size, "least": LEAST_IN_A_BATCH}
             if campaign.local_time is None:
                 cursor.execute(FREEZE, people)
             else:

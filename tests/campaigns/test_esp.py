@@ -8,7 +8,7 @@ import pytest
 from django.conf import LazySettings
 from django.utils.module_loading import import_string
 
-from campaigns import delivering
+from campaigns import delivering, freezing
 from campaigns.models import Batch, Campaign, Delivery, DeliveryError, DeliveryState
 from newsletter import env
 from newsletter.mailing.keys import keyring
@@ -23,6 +23,11 @@ from tests.newsletter.mailing.esp_services import WIRES, Service, form_of, runni
 People = Callable[..., list[Subscriber]]
 Drafts = Callable[..., Campaign]
 pytestmark = pytest.mark.django_db(transaction=True)
+
+
+@pytest.fixture(autouse=True)
+def one_batch_a_campaign(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(freezing, "LEAST_IN_A_BATCH", 1_000)
 
 
 @pytest.fixture
