@@ -6,7 +6,6 @@ names of fields hold a random part, so that neither an editor nor a subscriber c
 """
 
 import functools
-import html
 import re
 import secrets
 from collections.abc import Callable, Iterator
@@ -104,7 +103,7 @@ class _Texts:
             yield "literal", f"{addresses.site}/{piece[1]}/"
             yield "field", self._control
         elif piece[0] == "link" and not self._is_tracked:
-            yield "literal", html.escape(self._compiled.links[piece[1]], quote=True)
+            yield "literal", self._personalizer.target(piece)
         elif piece[0] == "link":
             yield "literal", f"{addresses.edge}/c/"
             yield "field", self._track

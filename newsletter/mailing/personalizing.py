@@ -219,6 +219,10 @@ class Personalizer:
             return f"{self._addresses.edge}/c/{tokens.track}/{index}"
         return self._target(index, in_text=in_text)
 
+    def target(self, link: list[Any]) -> str:
+        """Where a tracked link leads, as it stands in the mail of somebody who is not tracked."""
+        return self._target(link[1], in_text=_in_text(link))
+
     def _target(self, index: int, *, in_text: bool) -> str:
         target = self.compiled.links[index]
         return target if in_text else html.escape(target, quote=True)
@@ -348,7 +352,7 @@ class Personalizer:
             elif piece[0] == "link" and tracked:
                 flat += [("literal", f"{self._addresses.edge}/c/"), ("hole", "track"), ("literal", f"/{piece[1]}")]
             elif piece[0] == "link":
-                flat.append(("literal", self._target(piece[1], in_text=_in_text(piece))))
+                flat.append(("literal", self.target(piece)))
             elif tracked:
                 before, after = PIXEL.split("{}")
                 flat += [
