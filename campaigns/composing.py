@@ -10,8 +10,9 @@ from django.conf import settings
 from django.contrib.auth.models import User
 from django.db import connection
 
+from campaigns import retargeting
 from campaigns.errors import CampaignError
-from campaigns.models import Campaign, CompiledRevision, MailTemplate
+from campaigns.models import Campaign, CompiledRevision, Link, MailTemplate
 from newsletter.mailing import compiling
 from newsletter.mailing.bounds import bounded
 from newsletter.mailing.compiling import Compiled, CompileError
@@ -139,13 +140,24 @@ def personalizer(compiled: Compiled, campaign_id: int) -> Personalizer:
     )
 
 
-@functools.lru_cache(maxsize=16)
 def revision(campaign_id: int) -> Personalizer:
-    """The frozen mail of a campaign, kept by this process. Raises CampaignError when it was never frozen."""
+    """The frozen mail of a campaign, kept by this process, with its links as they lead now.
+
+    Raises CampaignError when it was never frozen.
+    """
+    return frozen(campaign_id, retargeting.version(campaign_id))
+
+
+@functools.lru_cache(maxsize=16)
+def frozen(campaign_id: int, _links_version: int) -> Personalizer:
+    """What `revision` keeps, anew for each change of a link. Raises CampaignError."""
     stored = CompiledRevision.objects.filter(campaign_id=campaign_id).order_by("pk").last()
     if stored is None:
         raise CampaignError("This campaign has not been sent yet.")
-    return personalizer(Compiled.from_json(stored.content), campaign_id)
+    compiled = Compiled.from_json(stored.content)
+    for index, url in Link.objects.filter(campaign_id=campaign_id).values_list("index", "url"):
+        compiled.links[index] = url
+    return personalizer(compiled, campaign_id)
 
 
 def sample_recipient(campaign_id: int, subscriber: Subscriber | None) -> Recipient:

@@ -162,6 +162,18 @@ class Link(models.Model):
         constraints: ClassVar = [models.UniqueConstraint(fields=["campaign", "index"], name="link_index_once")]
 
 
+class FormerTarget(models.Model):
+    """Where a link led before somebody changed it (retargeting.py)."""
+
+    link = models.ForeignKey(Link, on_delete=models.CASCADE, related_name="former")
+    url = models.TextField()
+    until = models.DateTimeField()
+    changed_by = models.CharField(max_length=150)
+
+    class Meta:
+        ordering = ["-pk"]
+
+
 class Batch(models.Model):
     """The unit of work of one Celery task: the deliveries of a range of subscribers that name this batch."""
 

@@ -134,6 +134,7 @@ class Edge:
         self.links = edge_links.LinkStore(DATA_DIR / "links")
         self.recorder = Recorder(self.client)
         self._published = -1
+        self._changes = edge_links.Changes()
         self._unknown: dict[int, float] = {}
         self._tasks = [asyncio.create_task(self.recorder.run()), asyncio.create_task(self._watch())]
 
@@ -224,12 +225,15 @@ class Edge:
         async with asyncio.timeout(5 * stream.TIMEOUT_SECONDS):
             async with self.client.pipeline(transaction=False) as pipeline:
                 pipeline.scard(edge_links.CAMPAIGNS_KEY)
+                pipeline.get(edge_links.NEWS_KEY)
                 for number in range(stream.STREAMS):
                     pipeline.xlen(stream.name(number))
-                published, *lengths = await pipeline.execute()
+                published, news, *lengths = await pipeline.execute()
             if published != self._published:
                 await self._fetch_links()
                 self._published = published
+            if self._changes.is_news(news):
+                await self._fetch_changes(news)
         has_room = max(lengths) < stream.WAITING_LIMIT
         if has_room:
             await self.recorder.replay()
@@ -243,6 +247,14 @@ class Edge:
             if targets:
                 await asyncio.to_thread(self.links.keep, campaign_id, targets)
         self._unknown.clear()
+
+    async def _fetch_changes(self, news: object) -> None:
+        """Take targets anew that were changed after their freeze."""
+        older = self._changes.older(await self.client.hgetall(edge_links.CHANGES_KEY))
+        for campaign_id in older:
+            targets = edge_links.parse(await self.client.hgetall(edge_links.key(campaign_id)))
+            await asyncio.to_thread(self.links.keep, campaign_id, targets)
+        self._changes.take(older, news)
 
     async def close(self) -> None:
         for task in self._tasks:

@@ -6,7 +6,7 @@ from datetime import datetime
 from anymail.signals import tracking as reported
 from django.db import connection
 
-from campaigns import freezing, reporting
+from campaigns import freezing, reporting, retargeting
 from subscribers.hygiene import explaining, policies
 from tracking import edge_links, receivers, rollups
 
@@ -48,6 +48,7 @@ def unsettled(list_id: int, at: datetime) -> set[int]:
 def register() -> None:
     """Called once, by TrackingConfig.ready."""
     freezing.on_frozen.append(edge_links.publish)
+    retargeting.on_retargeted.append(edge_links.publish)
     reporting.link_source = rollups.clicks_by_link
     reporting.time_source = rollups.signals_over_time
     explaining.machine_fetches = machine_fetches

@@ -20,6 +20,7 @@ from tracking.answers import Click, Pixel, Reply
 log = logging.getLogger(__name__)
 
 _links = edge_links.LinkStore(DATA_DIR / "links")
+_follower = edge_links.Follower()
 
 
 @csrf_exempt
@@ -59,6 +60,7 @@ def _record(request: HttpRequest, kind: int, delivery: DeliveryKey, link: int | 
 
 
 def _redirect(campaign_id: int, link: int) -> Reply:
+    _follower.follow(_links)
     targets = _links.get(campaign_id)
     if targets is None:
         try:

@@ -46,6 +46,7 @@ class CampaignAdmin(ModelAdmin):
         ("<int:campaign_id>/copy/", "campaigns_campaign_copy", composer.copy),
         ("<int:campaign_id>/report/", "campaigns_campaign_report", reports.report),
         ("<int:campaign_id>/progress/", "campaigns_campaign_progress", live.progress),
+        ("<int:campaign_id>/links/<int:index>/", "campaigns_campaign_retarget", live.retarget),
         ("<int:campaign_id>/recipients/", "campaigns_campaign_recipients", reports.recipients),
         ("<int:campaign_id>/doubts/", "campaigns_campaign_doubts", doubts.doubts),
         ("<int:campaign_id>/doubts/decide/", "campaigns_campaign_decide", doubts.decide),

@@ -9,19 +9,23 @@ from datetime import datetime
 from typing import Any
 
 from django.conf import settings
+from django.contrib import messages
+from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.shortcuts import redirect
 from django.template.loader import render_to_string
 from django.utils import timezone
 from django.utils.formats import date_format
 from django.utils.functional import Promise
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, ngettext
-from django.views.decorators.http import require_GET
+from django.views.decorators.http import require_GET, require_POST
 
-from campaigns import progressing, refusals, reporting
+from campaigns import progressing, refusals, reporting, retargeting
 from campaigns.admin import presenting, sending
 from campaigns.admin.sending import campaign_of
-from campaigns.models import Campaign, CampaignState
+from campaigns.errors import CampaignError
+from campaigns.models import Campaign, CampaignState, FormerTarget
 from campaigns.progressing import Progress
 
 STATE_WORDS: dict[str, str | Promise] = {
@@ -74,7 +78,8 @@ def context(request: HttpRequest, campaign: Campaign) -> dict[str, Any]:
             for name, words in STATE_WORDS.items()
             if deliveries.get(name, 0)
         ],
-        "links": reporting.clicks_by_link(campaign.pk),
+        "links": _links(campaign.pk),
+        "may_retarget": sending.may_send(request),
         "hits": {"opens": progress.status["opens"]["hits"], "clicks": progress.status["clicks"]["hits"]},
         "causes": refusals.causes(campaign.pk, with_addresses=request.user.has_perm("subscribers.view_subscriber")),
         "may_see_people": request.user.has_perm("subscribers.view_subscriber"),
@@ -183,3 +188,28 @@ def _clock(moment: datetime) -> str:
     """The hour, and the day when it is not today."""
     at = timezone.localtime(moment)
     return date_format(at, "H:i" if at.date() == timezone.localdate() else "H:i, D j M")
+
+
+def _links(campaign_id: int) -> list[dict[str, Any]]:
+    """The links with their figures, and where they led before somebody changed them."""
+    former: dict[int, list[FormerTarget]] = {}
+    for target in FormerTarget.objects.filter(link__campaign_id=campaign_id).select_related("link"):
+        former.setdefault(target.link.index, []).append(target)
+    return [{"clicks": link, "former": former.get(link.index, [])} for link in reporting.clicks_by_link(campaign_id)]
+
+
+@require_POST
+def retarget(request: HttpRequest, model_admin: Any, campaign_id: int, index: int) -> HttpResponse:
+    """Let a link of a sent mail lead elsewhere."""
+    campaign = campaign_of(request, model_admin, campaign_id)
+    if not sending.may_send(request):
+        raise PermissionDenied
+    url, shown = request.POST.get("url", ""), request.POST.get("shown", "")
+    actor = request.user.get_username()
+    try:
+        retargeting.retarget(campaign.pk, index, url, shown=shown, actor=actor, now=timezone.now())
+    except CampaignError as error:
+        messages.error(request, str(error))
+    else:
+        messages.success(request, _("From now on this link leads to %(url)s.") % {"url": url.strip()})
+    return redirect("admin:campaigns_campaign_report", campaign.pk)

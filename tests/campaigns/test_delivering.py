@@ -421,7 +421,7 @@ def test_every_attempt_of_a_mail_is_the_same_mail(
     person = subscribe(garden, 1)[0]
     campaign = launched()
     send(Batch.objects.get(campaign=campaign), mail_server)
-    composing.revision.cache_clear()
+    composing.frozen.cache_clear()
     again = composing.revision(campaign.pk).message(composing.recipient_of(person, campaign.pk))
     assert again.content == mail_server.contents[0]
 

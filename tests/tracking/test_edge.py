@@ -1,6 +1,7 @@
 """The edge as a mail client meets it: a real server process, a real Valkey."""
 
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -160,3 +161,29 @@ def test_a_redirect_works_after_a_restart_with_everything_down(tmp_path: Path) -
     with running(tmp_path / "edge", f"unix://{tmp_path}/nothing.sock") as edge:
         assert edge.ask(f"/c/{tokens().track}/1").headers["location"] == TARGET
         assert len(list((tmp_path / "edge" / "spool").glob("*.spool"))) == 1
+
+
+def change_link(client: redis.Redis, campaign_id: int, target: str, version: int) -> None:
+    """What edge_links.publish writes when an editor has changed a link."""
+    client.hset(edge_links.key(campaign_id), "1", target)
+    client.hset(edge_links.CHANGES_KEY, str(campaign_id), str(version))
+    client.incr(edge_links.NEWS_KEY)
+
+
+def test_a_changed_target_reaches_every_edge_within_seconds_and_outlives_everything(tmp_path: Path) -> None:
+    new, newer = "https://example.org/new", "https://example.org/newer"
+    place = f"/c/{tokens().track}/1"
+    with own_valkey(tmp_path / "engine") as server, server.client() as client:
+        give_links(client, CAMPAIGN, {1: TARGET})
+        with running(tmp_path / "one", server.url) as one, running(tmp_path / "two", server.url) as two:
+            assert {edge.ask(place).headers["location"] for edge in (one, two)} == {TARGET}
+            changed = time.monotonic()
+            change_link(client, CAMPAIGN, new, 1)
+            for edge in (one, two):
+                wait_until(lambda edge=edge: edge.ask(place).headers["location"] == new, seconds=5)
+            assert time.monotonic() - changed < 5
+        change_link(client, CAMPAIGN, newer, 2)  # while the edges are down
+        with running(tmp_path / "one", server.url) as one:
+            wait_until(lambda: one.ask(place).headers["location"] == newer, seconds=5)
+    with running(tmp_path / "one", f"unix://{tmp_path}/nothing.sock") as one:
+        assert one.ask(place).headers["location"] == newer

@@ -7,9 +7,10 @@ import pytest
 from django.conf import settings
 from django.test import Client
 
+from campaigns import retargeting
 from newsletter.mailing.keys import keyring
 from newsletter.mailing.tokens import DeliveryKey, delivery_tokens
-from tests.tracking.building import Issue, append, drain, send_issue, sighting
+from tests.tracking.building import SENT, Issue, append, drain, send_issue, sighting
 from tests.tracking.edges import wait_until
 from tracking import answers, edge_links, ingesting, recording, stream, views
 from tracking.models import Event
@@ -21,6 +22,7 @@ NOW = "2025-03-05T09:02:00Z"
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(views, "_links", edge_links.LinkStore(tmp_path / "links"))
+    monkeypatch.setattr(views, "_follower", edge_links.Follower())
     for module in (recording, ingesting):
         monkeypatch.setattr(module, "DATA_DIR", tmp_path)
     monkeypatch.setattr(recording, "_recorder", None)
@@ -81,6 +83,19 @@ def test_links_that_valkey_lost_are_published_again() -> None:
         assert edge_links.publish_missing() == 1
         assert edge_links.publish_missing() == 0
         assert client.hget(edge_links.key(issue.campaign.pk), "1") == "https://example.org/1"
+
+
+def test_a_changed_target_is_followed_here_too_and_published_when_valkey_is_up_again(settings: Any) -> None:
+    issue = send_issue()
+    place = f"/c/{track(issue)}/0"
+    was = ask(place)["Location"]
+    up, settings.STREAM_URL = settings.STREAM_URL, "redis://127.0.0.1:1"
+    retargeting.retarget(issue.campaign.pk, 0, "https://new.example/", shown=was, actor="ada", now=SENT)
+    edge_links.publish(issue.campaign.pk)  # what follows the commit; Valkey is down
+    settings.STREAM_URL = up
+    assert edge_links.publish_missing() == 1
+    assert edge_links.publish_missing() == 0
+    wait_until(lambda: ask(place)["Location"] == "https://new.example/", seconds=5)
 
 
 def test_lag_says_what_waits() -> None:
