@@ -36,13 +36,14 @@ WHERE batch.id = (
 RETURNING batch.campaign_id, batch.lease, batch.first_id, batch.last_id, batch.leased_until
 """
 
-# Due batches that nobody was told of lately, marked as told in the same statement.
+# Due batches that nobody was told of lately, marked as told in the same statement. Those that wait for a limit are
+# handed out by limiting.py.
 DUE = """
 UPDATE campaigns_batch SET enqueued_at = %(now)s
 WHERE id IN (
     SELECT batch.id FROM campaigns_batch AS batch
     JOIN campaigns_campaign AS campaign ON campaign.id = batch.campaign_id AND campaign.state = 'sending'
-    WHERE batch.state = 'ready' AND batch.not_before <= %(now)s
+    WHERE batch.state = 'ready' AND batch.not_before <= %(now)s AND batch.throttle = ''
       AND (batch.enqueued_at IS NULL OR batch.enqueued_at < %(again)s)
     ORDER BY batch.id LIMIT %(limit)s FOR UPDATE OF batch SKIP LOCKED
 ) AND state = 'ready'

@@ -9,10 +9,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from campaigns import batching, composing
+from campaigns import batching, composing, pacing
 from campaigns.batching import Heartbeat, Lease
 from campaigns.journal import Journal
 from campaigns.models import DeliveryState
+from campaigns.pacing import Pace
 from campaigns.windows import Row, Told, Windows
 from newsletter.mailing.bounds import read_values
 from newsletter.mailing.personalizing import Recipient
@@ -64,7 +65,8 @@ def send_batch(
     if lease is None:
         return None
     personalizer = composing.revision(lease.campaign_id)
-    with _Sending(lease, clock=clock, stopping=stopping) as sending:
+    pace = pacing.pace(lease)
+    with _Sending(lease, clock=clock, stopping=stopping, pace=pace) as sending:
         try:
             reports = transport.deliver(personalizer, sending, until=sending.until, begins=sending.begins)
             for report in reports:
@@ -80,8 +82,11 @@ def send_batch(
 class _Sending:
     """A batch under way: an iterator of people, window by window, and the place where outcomes are told."""
 
-    def __init__(self, lease: Lease, *, clock: Callable[[], datetime], stopping: Callable[[], bool]) -> None:
+    def __init__(
+        self, lease: Lease, *, clock: Callable[[], datetime], stopping: Callable[[], bool], pace: Pace | None = None
+    ) -> None:
         self.lease = lease
+        self.pace = pace  # None: nothing is limited
         self.outcome = Outcome()
         self.longest_wait = 0  # attempts of the row that was put off most often
         self._clock = clock
@@ -116,11 +121,16 @@ class _Sending:
 
     def __iter__(self) -> Iterator[Recipient]:
         while not self.is_told_to_stop() and self._clock() < self.until():
-            rows = self._windows.next()
+            allowed = self.pace.next(now=self._clock()) if self.pace else None
+            if allowed == []:
+                return
+            rows = self._windows.next(allowed)
             self._unwritten_since = None
             if not rows:
                 return
             people = [self._recipient(row) for row in rows if row[_REASON] is None]
+            if self.pace:
+                self.pace.went([person.key.subscriber_id for person in people])
             self.outcome.skipped += len(rows) - len(people)
             yield from people
 
@@ -152,6 +162,8 @@ class _Sending:
         state = _STATES[report.result]
         if report.result is Result.NOT_SENT:
             self.is_interrupted = True
+            if self.pace:
+                self.pace.came_back(report.key.subscriber_id)
         elif state is DeliveryState.DEFERRED:
             if attempts > len(RETRY_DELAYS):
                 state = DeliveryState.FAILED  # put off too often
@@ -184,6 +196,10 @@ def _close(lease: Lease, sending: _Sending, *, now: datetime) -> Outcome:
     if outcome.deferred:
         delay = RETRY_DELAYS[min(sending.longest_wait, len(RETRY_DELAYS)) - 1]
         outcome.retry_batch = batching.later(lease, at=now + delay)
+    if sending.pace:
+        is_interrupted = sending.is_interrupted or sending.is_told_to_stop()
+        if sending.pace.close(is_interrupted=is_interrupted, now=now):
+            return outcome
     if batching.has_rows(lease):
         if sending.is_interrupted and not sending.is_told_to_stop():
             batching.put_off(lease, until=now + sending.wait)

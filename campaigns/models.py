@@ -5,9 +5,11 @@ index that mentions its state, so that updates stay HOT (DESIGN, data model).
 """
 
 import builtins
+from decimal import Decimal
 from typing import ClassVar
 
 from django.conf import settings
+from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models
 from django.db.models.functions import Now
 from django.utils.translation import gettext_lazy as _
@@ -193,6 +195,9 @@ class Batch(models.Model):
     worker = models.CharField(max_length=120, blank=True, db_default="")
     attempts = models.PositiveSmallIntegerField(default=0, db_default=0, help_text=_("Workers that ended holding it."))
     enqueued_at = models.DateTimeField(null=True, help_text=_("When a broker message was last sent for it."))
+    throttle = models.CharField(
+        max_length=120, blank=True, db_default="", help_text=_("The limits that it waits for, by throttling.label.")
+    )
 
     class Meta:
         indexes: ClassVar = [
@@ -271,3 +276,52 @@ class DeliveryError(models.Model):
 
     class Meta:
         indexes: ClassVar = [models.Index(fields=["campaign_id", "subscriber_id"], name="delivery_error_of")]
+
+
+class SendingLimit(models.Model):
+    """How much mail may go to some domains, for all campaigns together. Without any, mail goes as fast as it can."""
+
+    name = models.CharField(_("name"), max_length=60, unique=True, help_text=_("Shown when mail waits because of it."))
+    domains = models.TextField(
+        _("domains"),
+        blank=True,
+        help_text=_("One a line, with * for anything: hotmail.*. Empty: all mail."),
+    )
+    sender = models.ForeignKey(
+        SenderIdentity,
+        on_delete=models.CASCADE,
+        null=True,
+        blank=True,
+        verbose_name=_("only mail from"),
+        help_text=_("Empty: mail from every sender."),
+    )
+    per_second = models.DecimalField(
+        _("mails a second"),
+        max_digits=8,
+        decimal_places=2,
+        null=True,
+        blank=True,
+        validators=[MinValueValidator(Decimal("0.1"))],
+    )
+    per_day = models.PositiveIntegerField(
+        _("mails a day"), null=True, blank=True, validators=[MinValueValidator(1), MaxValueValidator(10**9)]
+    )
+    warm_up_start = models.DateField(
+        _("warm-up from"),
+        null=True,
+        blank=True,
+        help_text=_("A new sender begins with few mails a day, and more each day."),
+    )
+    warm_up_first = models.PositiveIntegerField(
+        _("mails on the first day"), default=200, validators=[MinValueValidator(1), MaxValueValidator(10**9)]
+    )
+    warm_up_growth = models.PositiveSmallIntegerField(
+        _("more each day (%)"), default=50, validators=[MinValueValidator(1), MaxValueValidator(900)]
+    )
+
+    class Meta:
+        verbose_name = _("sending limit")
+        ordering = ["name"]
+
+    def __str__(self) -> str:
+        return self.name

@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 from celery import shared_task
 
-from campaigns import batching, closing, delivering, doubting, scheduling, workers
+from campaigns import batching, closing, delivering, doubting, limiting, scheduling, workers
 from newsletter.celery import stopping
 from newsletter.mailing.transports import transport
 
@@ -22,6 +22,8 @@ def send_batch(batch_id: int) -> None:
     outcome = delivering.send_batch(batch_id, transport=transport(), worker=workers.name(), stopping=stopping)
     if outcome and outcome.is_finished:
         finish()
+        if limiting.are_there_any():
+            hand_out_limited()  # the next of its group
     elif outcome is None or not stopping():
         _hand_out()
 
@@ -38,6 +40,13 @@ def sweep() -> None:
     finish()
 
 
+@shared_task(name="campaigns.hand_out_limited", expires=2)  # another hint follows
+def hand_out_limited() -> None:
+    """What waited for a limit and may have room by now; asked for by the workers' clocks (newsletter/celery.py)."""
+    for batch_id in limiting.due(now=datetime.now(UTC)):
+        send_batch.delay(batch_id)
+
+
 @shared_task(name="campaigns.close_ledger")
 def close_ledger(campaign_id: int) -> None:
     """What is owed when a campaign has ended: opportunities for hygiene, who is in doubt, the index by person."""
@@ -52,5 +61,6 @@ def finish() -> None:
 
 
 def _hand_out() -> None:
-    for batch_id in batching.due(now=datetime.now(UTC)):
+    now = datetime.now(UTC)
+    for batch_id in (*batching.due(now=now), *limiting.due(now=now)):
         send_batch.delay(batch_id)

@@ -21,6 +21,10 @@ Row = tuple[Any, ...]
 
 DATABASE_AWAY_SECONDS = 0.5
 
+# Whom a window is taken from: whoever was not looked at yet, or those whom the limits let go (pacing.py).
+_IN_ORDER = "subscriber_id > %(after)s::bigint AND subscriber_id <= %(last)s::bigint"
+_THESE = "subscriber_id = ANY(%(only)s::bigint[])"
+
 # By the same lease: sending → accepted; unknown → accepted, when the sweep was faster than the answer.
 _ACCEPT = f"""
 UPDATE campaigns_delivery SET state = {DeliveryState.ACCEPTED}, sent_at = %(now)s
@@ -38,8 +42,7 @@ WITH settled AS ({_ACCEPT}), window_rows AS (
     JOIN campaigns_campaign AS campaign ON campaign.id = delivery.campaign_id AND campaign.state = 'sending'
     JOIN campaigns_batch AS batch
       ON batch.id = %(batch)s AND batch.lease = %(lease)s AND batch.state = 'leased' AND batch.leased_until > %(now)s
-    WHERE delivery.campaign_id = %(campaign)s::bigint AND delivery.subscriber_id > %(after)s::bigint
-      AND delivery.subscriber_id <= %(last)s::bigint AND delivery.batch_id = %(batch)s::bigint
+    WHERE delivery.campaign_id = %(campaign)s::bigint AND {_IN_ORDER} AND delivery.batch_id = %(batch)s::bigint
       AND (delivery.state = {DeliveryState.QUEUED}
            OR delivery.state = {DeliveryState.DEFERRED} AND delivery.lease IS DISTINCT FROM %(lease)s)
     ORDER BY delivery.subscriber_id LIMIT %(limit)s
@@ -67,6 +70,7 @@ WHERE delivery.campaign_id = %(campaign)s::bigint AND delivery.subscriber_id = j
 RETURNING delivery.subscriber_id, judged.email, judged.name, judged.language, judged.attributes::text,
           judged.tracking_consent, judged.reason, delivery.attempts
 """
+_NEXT_OF_THESE = NEXT_WINDOW.replace(_IN_ORDER, _THESE)
 
 # By the same lease: sending → what became of them; unknown → failed, when the sweep was faster than the answer.
 # Whoever was given back was not tried: a service that asks everybody to wait costs nobody an attempt.
@@ -83,9 +87,10 @@ WHERE delivery.campaign_id = %(campaign)s::bigint AND delivery.subscriber_id = A
 # People whom a lost commit may have marked without our knowing.
 _UNMARK = f"""
 UPDATE campaigns_delivery SET state = {DeliveryState.QUEUED}, attempts = attempts - 1
-WHERE campaign_id = %(campaign)s::bigint AND subscriber_id > %(after)s::bigint AND subscriber_id <= %(last)s::bigint
+WHERE campaign_id = %(campaign)s::bigint AND {_IN_ORDER}
   AND batch_id = %(batch)s AND lease = %(lease)s AND state = {DeliveryState.SENDING}
 """
+_UNMARK_THESE = _UNMARK.replace(_IN_ORDER, _THESE)
 
 
 class Told(NamedTuple):
@@ -109,16 +114,21 @@ class Windows:
         self._until = until
         self._after = lease.first_id - 1  # rows up to here were looked at under this lease
         self._limit = limit
+        self._only: list[int] | None = None  # the people of this window, where they are chosen
 
     @property
     def is_settled(self) -> bool:
         """Whether all that was told stands in the ledger."""
         return not self.accepted and not self.told
 
-    def next(self) -> list[Row]:
-        """Settle what was told and mark the next people, as columns of NEXT_WINDOW; empty at the end."""
+    def next(self, only: list[int] | None = None) -> list[Row]:
+        """Settle what was told and mark the next people, as columns of NEXT_WINDOW; empty at the end.
+
+        `only` are the people to mark, none of whom was looked at under this lease; None: whoever is next.
+        """
+        self._only = only
         rows = self._persistently(self._mark, alone=not self.told)
-        if rows:
+        if rows and only is None:
             self._after = max(row[0] for row in rows)
         return rows
 
@@ -133,7 +143,7 @@ class Windows:
     def _mark(self) -> list[Row]:
         # Settings ask each connection for synchronous commits: this one is on disk before a byte is written.
         self._write_rare()
-        return _execute(NEXT_WINDOW, self._parameters())
+        return _execute(NEXT_WINDOW if self._only is None else _NEXT_OF_THESE, self._parameters())
 
     def _write_only(self) -> None:
         _execute("SET LOCAL synchronous_commit = off")
@@ -151,7 +161,7 @@ class Windows:
                     with transaction.atomic():
                         if failed:
                             # The commit of a lost connection may have happened: rows marked for nobody wait again.
-                            _execute(_UNMARK, self._parameters())
+                            _execute(_UNMARK if self._only is None else _UNMARK_THESE, self._parameters())
                         done = work()
                 self.accepted.clear()
                 self.told.clear()
@@ -174,6 +184,7 @@ class Windows:
             "limit": self._limit,
             "now": self._clock(),
             "accepted": self.accepted,
+            "only": self._only,
         }
 
     def _write_rare(self) -> None:

@@ -42,6 +42,7 @@ GROUPS: list[tuple[Promise | str, list[Item]]] = [
         _("Settings"),
         [
             (_("Senders"), "badge", "subscribers_senderidentity_changelist", "subscribers.view_senderidentity"),
+            (_("Sending limits"), "speed", "campaigns_sendinglimit_changelist", "campaigns.view_sendinglimit"),
             (_("Sending domain"), "dns", "setup-domain", "subscribers.view_senderidentity"),
             (_("Staff"), "manage_accounts", "auth_user_changelist", "auth.view_user"),
             (_("Roles"), "admin_panel_settings", "auth_group_changelist", "auth.view_group"),

@@ -21,7 +21,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, ngettext
 from django.views.decorators.http import require_GET, require_POST
 
-from campaigns import progressing, refusals, reporting, retargeting
+from campaigns import limiting, progressing, refusals, reporting, retargeting
 from campaigns.admin import presenting, sending
 from campaigns.admin.sending import campaign_of
 from campaigns.errors import CampaignError
@@ -72,6 +72,7 @@ def context(request: HttpRequest, campaign: Campaign) -> dict[str, Any]:
         "figures": presenting.funnel(campaign, progress.status),
         "speed": speed(progress),
         "pace": pace(progress) if campaign.state == CampaignState.SENDING else "",
+        "waits": limiting.throttling_note(campaign, now=timezone.now()),
         "retries": _retries(progress),
         "states": [
             {"name": name, "count": deliveries.get(name, 0), "words": words}
@@ -104,6 +105,7 @@ def progress(request: HttpRequest, model_admin: Any, campaign_id: int) -> HttpRe
             "audience": presenting.number(campaign.audience),
             "speed": shown["speed"],
             "pace": shown["pace"],
+            "waits": shown["waits"],
             "retries": shown["retries"],
         },
         "figures": {

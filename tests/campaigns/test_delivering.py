@@ -28,11 +28,20 @@ Drafts = Callable[..., Campaign]
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
-def send(batch: Batch, server: MailServer, *, at: datetime = NOW, connections: int = 4) -> delivering.Outcome | None:
+def send(
+    batch: Batch,
+    server: MailServer,
+    *,
+    at: datetime = NOW,
+    connections: int = 4,
+    stopping: Callable[[], bool] = lambda: False,
+) -> delivering.Outcome | None:
     """Send a batch as a worker would, at an injected moment."""
     transport = transport_for(email_url(f"{server.url}?connections={connections}"))
     try:
-        return delivering.send_batch(batch.pk, transport=_Patient(transport), worker="test", clock=lambda: at)
+        return delivering.send_batch(
+            batch.pk, transport=_Patient(transport), worker="test", clock=lambda: at, stopping=stopping
+        )
     finally:
         transport.close()
 
