@@ -11,15 +11,15 @@ from django.contrib.auth.models import User
 from django.db import connection
 
 from campaigns import retargeting
-from campaigns.errors import CampaignError
+from campaigns.errors import Busy, CampaignError
 from campaigns.models import Campaign, CompiledRevision, Link, MailTemplate
-from newsletter.mailing import compiling
+from newsletter.mailing import compiling, sandbox
 from newsletter.mailing.bounds import bounded
 from newsletter.mailing.compiling import Compiled, CompileError
 from newsletter.mailing.headers import HeaderError, address_domain, list_id, one_line, wire_address
 from newsletter.mailing.keys import keyring, signer
-from newsletter.mailing.mergetags import MergeTagError
 from newsletter.mailing.personalizing import Addresses, PersonalizeError, Personalizer, Recipient
+from newsletter.mailing.sandbox import BusyError, RunawayError
 from newsletter.mailing.tokens import DeliveryKey
 from newsletter.mailing.transports import transport
 from newsletter.mailing.transports.base import Result, TransportError
@@ -116,8 +116,10 @@ def compile_campaign(campaign: Campaign, *, layout_mjml: str | None = None, now:
             "feedback_id": f"{campaign.pk or 0}:{of_list.slug}:issue:{sender.pk or 0}",
             "verp": "1" if settings.BOUNCE_ADDRESS else "",
         }
-        return compiling.compile_source(source, headers=headers, date=now)
-    except (CompileError, MergeTagError, HeaderError) as error:
+        return sandbox.compile_source(source, headers=headers, date=now)
+    except BusyError as error:
+        raise Busy(str(error)) from error
+    except (CompileError, RunawayError, HeaderError) as error:
         raise CampaignError(str(error)) from error
 
 
@@ -187,20 +189,47 @@ def recipient_of(subscriber: Subscriber, campaign_id: int) -> Recipient:
 
 
 def preview(campaign: Campaign, *, subscriber_id: int | None = None, layout_mjml: str | None = None) -> Preview:
-    """What a subscriber (or a made-up reader) would see. Raises CampaignError with a sentence for the editor."""
-    compiled = compile_campaign(campaign, layout_mjml=layout_mjml)
+    """What a subscriber (or a made-up reader) would see or was sent. Raises CampaignError with a sentence."""
+    compiled = _as_sent(campaign) or compile_campaign(campaign, layout_mjml=layout_mjml)
     subscriber = Subscriber.objects.filter(pk=subscriber_id).first() if subscriber_id else None
     return preview_of(compiled, campaign, subscriber)
 
 
-def preview_of(compiled: Compiled, campaign: Campaign, subscriber: Subscriber | None) -> Preview:
-    """A compiled mail as a person would see it."""
+def _as_sent(campaign: Campaign) -> Compiled | None:
+    """What a campaign that has left is sent by; None while it can still be changed."""
+    if campaign.pk is None or campaign.started_at is None:
+        return None
     try:
-        recipient = sample_recipient(campaign.pk or 0, subscriber)
-        rendered = personalizer(compiled, campaign.pk or 0).rendered(recipient)
-    except PersonalizeError as error:
+        return revision(campaign.pk).compiled
+    except CampaignError:  # brought from another platform
+        return None
+
+
+def preview_of(compiled: Compiled, campaign: Campaign, subscriber: Subscriber | None) -> Preview:
+    """A compiled mail as a person would see it. Raises CampaignError with a sentence for the editor."""
+    shown = _shown(compiled, [sample_recipient(campaign.pk or 0, subscriber)])[0]
+    return Preview(shown.subject, shown.preheader, shown.html, shown.text, compiled.warnings)
+
+
+def check_for_a_stranger(compiled: Compiled, campaign: Campaign) -> None:
+    """Fill a mail in for somebody of whom nothing but the address is known. Raises CampaignError if that fails."""
+    stranger = Recipient(DeliveryKey(campaign.pk or 0, 0), "reader@example.org", is_tracked=False)
+    try:
+        _shown(compiled, [stranger])
+    except Busy:
+        raise
+    except CampaignError as error:
+        raise CampaignError(f"For a reader of whom only the address is known: {error}") from error
+
+
+def _shown(compiled: Compiled, recipients: Sequence[Recipient]) -> list[sandbox.Shown]:
+    """A mail filled in for some people by a child process. Raises CampaignError."""
+    try:
+        return sandbox.render(compiled, recipients, addresses=Addresses(settings.SITE_URL, settings.EDGE_URL))
+    except BusyError as error:
+        raise Busy(str(error)) from error
+    except (CompileError, PersonalizeError, RunawayError) as error:
         raise CampaignError(str(error)) from error
-    return Preview(rendered.subject, campaign.preheader, rendered.html, rendered.text, compiled.warnings)
 
 
 def send_test(campaign_id: int, addresses: Sequence[str]) -> None:
@@ -209,8 +238,9 @@ def send_test(campaign_id: int, addresses: Sequence[str]) -> None:
     compiled = compile_campaign(campaign)
     compiled.subject.insert(0, "[Test] ")
     known = {person.email_key: person for person in Subscriber.objects.filter(email_key__in=map(str.lower, addresses))}
-    people = [known.get(address.lower()) or Subscriber(pk=0, email=address, name="") for address in addresses]
+    people = [known.get(address.lower()) or Subscriber(pk=0, email=address, language="") for address in addresses]
     recipients = [sample_recipient(0, person) for person in people]
+    _shown(compiled, recipients)  # what runs away does so in a child, before it is sent from here
     until = datetime.now(UTC) + timedelta(seconds=30)
     try:
         reports = [*transport().deliver(personalizer(compiled, 0), recipients, until=lambda: until)]

@@ -5,6 +5,10 @@ class CampaignError(Exception):
     """The text is a sentence for a person; edges show it as it is."""
 
 
+class Busy(CampaignError):
+    """Nobody's fault, and over in a minute: the machine could not look at it in time."""
+
+
 class WrongState(CampaignError):
     """The campaign is not in a state that allows this move."""
 

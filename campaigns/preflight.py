@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from campaigns import composing
-from campaigns.errors import CampaignError
+from campaigns.errors import Busy, CampaignError
 from campaigns.models import Campaign
 from newsletter.mailing.compiling import Compiled, Piece
 from subscribers import audience
@@ -16,6 +16,7 @@ Level = Literal["ok", "warning", "blocker"]
 
 GMAIL_CLIPS_AT = 102 * 1024  # bytes of HTML; the pixel at the end is lost with the rest
 NO_POSTAL_ADDRESS = "no-postal-address"
+BUSY = "busy"  # it could not be looked at just now
 WARN_FROM = 80 * 1024
 _IMAGE = re.compile(r"<img\s[^>]*>", re.IGNORECASE)
 _ALT = re.compile(r"\salt=\"[^\"]+\"", re.IGNORECASE)
@@ -37,6 +38,9 @@ def check(campaign: Campaign) -> list[Finding]:
     try:
         compiled = composing.compile_campaign(campaign)
         preview = composing.preview_of(compiled, campaign, None)
+        composing.check_for_a_stranger(compiled, campaign)
+    except Busy as error:
+        return [*findings, Finding("blocker", BUSY, str(error))]
     except CampaignError as error:
         return [*findings, Finding("blocker", "compile", str(error), "Mend the text or the layout.")]
     findings += [

@@ -8,7 +8,7 @@ from django.db import transaction
 from django.db.models import Q
 
 from campaigns import composing, freezing, preflight, states
-from campaigns.errors import CampaignError, NotReady, WrongState
+from campaigns.errors import Busy, CampaignError, NotReady, WrongState
 from campaigns.models import Batch, Campaign, CampaignState, Delivery, DeliveryState, SkipReason
 from subscribers.models import AuditEntry
 from subscribers.tasks import enqueue
@@ -98,12 +98,18 @@ def launch(campaign_id: int, *, now: datetime) -> bool:
     found = campaign.first()
     if found is None:
         return False
-    blockers = preflight.blockers(preflight.check(found), overrides=found.overrides)
+    findings = preflight.check(found)
+    if any(finding.code == preflight.BUSY for finding in findings):
+        return False  # it stays scheduled, and the sweep comes again
+    blockers = preflight.blockers(findings, overrides=found.overrides)
     if blockers:
         reason = " ".join(blockers)[:300]
         states.move(campaign_id, to=S.DRAFT, from_=(S.SCHEDULED,), scheduled_at=None, state_reason=reason)
         return False
-    compiled = composing.compile_campaign(found, now=now)
+    try:
+        compiled = composing.compile_campaign(found, now=now)
+    except Busy:
+        return False
     return freezing.freeze(found, compiled, batch_size=settings.BATCH_SIZE, now=now) is not None
 
 

@@ -75,6 +75,7 @@ class Compiled:
     headers: dict[str, str] = field(default_factory=dict)
     date: str = ""
     warnings: list[str] = field(default_factory=list)
+    preheader: list[Piece] = field(default_factory=list)  # as it stands in the HTML too; for previews
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -121,6 +122,7 @@ def compile_source(
         headers=dict(headers or {}),
         date=_date_header(date or datetime.now(UTC)),
         warnings=[*_warnings(source, used), *sorted(notes)],
+        preheader=_pieces(lifted.lift(source.preheader), lifted, _line_escape, constants),
     )
 
 

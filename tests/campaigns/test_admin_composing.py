@@ -125,6 +125,11 @@ def test_a_draft_can_be_deleted(admin_client: Client, draft: Draft) -> None:
     assert not Campaign.objects.exists()
 
 
+def test_merge_tags_work_in_the_preheader_of_the_preview_too(admin_client: Client, draft: Draft) -> None:
+    shown = admin_client.post(page("preview"), typed(draft(), preheader="For {{ name | upcase }}")).json()
+    assert shown["preheader"] == "For ROBIN READER"
+
+
 def test_the_preview_shows_what_is_typed_and_stores_nothing(admin_client: Client, draft: Draft) -> None:
     campaign = draft()
     shown = admin_client.post(page("preview"), typed(campaign, subject="Sun again", body="The **sun** is out.")).json()
@@ -172,6 +177,22 @@ def test_changing_the_way_of_writing_keeps_the_text_and_says_what_is_wrong(admin
     body = campaign.body.strip()
     campaign.refresh_from_db()
     assert (campaign.format, campaign.body) == ("mjml", body)
+
+
+@pytest.mark.parametrize(
+    ("body", "sentence"),
+    [
+        ("<!--" * 240_000, "This mail takes more than 2 seconds to compute"),
+        ("{{ (1..20000000) | join: '' | size }}", "The range (1..20000000) in the text is too long"),
+        ("{% for a in (1..1000) %}" + "{% if a %}{% endif %}" * 400 + "{% endfor %}", "have too much to do"),
+    ],
+)
+def test_a_text_that_runs_away_is_a_sentence_in_preview_and_checklist(
+    admin_client: Client, draft: Draft, body: str, sentence: str
+) -> None:
+    campaign = draft(format="html", body=body)
+    assert sentence in admin_client.post(page("preview"), typed(campaign)).json()["error"]
+    assert sentence in admin_client.get(page("checks", campaign.pk)).content.decode()
 
 
 def test_a_text_past_the_limit_is_not_saved_and_not_lost(admin_client: Client, draft: Draft) -> None:

@@ -20,17 +20,22 @@ CONSTANTS = {
 }
 
 
-def compiled(body: str = "Hello", *, subject: str = "News", layout: str = PLAIN, **more: Any) -> Compiled:
-    source = Source(subject=subject, body=body, layout=layout, constants=CONSTANTS, **more)
-    headers = {
-        "sender_name": "Ann & Co",
-        "sender_email": "ann@shed.example",
-        "reply_to": "",
-        "list_id": list_id("The Potting Shed", "garden", "shed.example").decode(),
-        "feedback_id": "1:garden:issue:1",
-        "verp": "1",
-    }
-    return compile_source(source, headers=headers)
+HEADERS = {
+    "sender_name": "Ann & Co",
+    "sender_email": "ann@shed.example",
+    "reply_to": "",
+    "list_id": list_id("The Potting Shed", "garden", "shed.example").decode(),
+    "feedback_id": "1:garden:issue:1",
+    "verp": "1",
+}
+
+
+def source(body: str = "Hello", *, subject: str = "News", layout: str = PLAIN, **more: Any) -> Source:
+    return Source(subject=subject, body=body, layout=layout, constants=CONSTANTS, **more)
+
+
+def compiled(body: str = "Hello", **more: Any) -> Compiled:
+    return compile_source(source(body, **more), headers=HEADERS)
 
 
 def personalizer(mail: Compiled) -> Personalizer:
