@@ -6,7 +6,7 @@ service says of one address goes into `reasons`.
 """
 
 import secrets
-from typing import Any
+from typing import Any, NamedTuple
 
 from anymail.backends import amazon_ses, mailgun, mailjet, mailtrap, postmark, resend
 from anymail.exceptions import AnymailRequestsAPIError
@@ -17,10 +17,41 @@ _POSTMARK_ACCOUNT = frozenset({10, 400, 401, 405, 412, 413})
 _POSTMARK_STATUSES = {0: "sent", 300: "invalid", 406: "rejected"}
 
 
+class _Addressed(NamedTuple):
+    """As much of Anymail's address as is read of a recipient."""
+
+    addr_spec: str
+
+
 class _MailgunPayload(mailgun.MailgunPayload):
-    """A form written as multipart, which costs a copy; Anymail's requests would quote each byte of the variables."""
+    """A call for people whose addresses and values we have made ourselves; taking them apart again cost 50 µs a person.
+
+    The form is multipart, which costs a copy; in Anymail's each byte of the variables would be quoted.
+    """
 
     headers: dict[str, str]
+    base_message_attrs = tuple(
+        ("to", None, None) if attr[0] == "to" else attr for attr in mailgun.MailgunPayload.base_message_attrs
+    )
+    anymail_message_attrs = tuple(
+        (attr[0], None, None) if attr[0] in {"merge_data", "merge_metadata"} else attr
+        for attr in mailgun.MailgunPayload.anymail_message_attrs
+    )
+
+    def set_to(self, emails: list[str]) -> None:
+        self.data["to"] = emails
+        self.to_emails = list(self.message.merge_data)
+        self.all_recipients = [_Addressed(address) for address in self.to_emails]
+
+    def populate_recipient_variables(self) -> None:
+        """Values and metadata of each person, and where the metadata is to be found."""
+        names = {f"v:{name}": f"%recipient.v:{name}%" for found in self.merge_metadata.values() for name in found}
+        variables = {
+            address: {**values, **{f"v:{name}": value for name, value in self.merge_metadata[address].items()}}
+            for address, values in self.merge_data.items()
+        }
+        self.data.update(names)
+        self.data["recipient-variables"] = self.serialize_json(variables)
 
     def serialize_data(self) -> bytes:
         boundary = secrets.token_hex(16)
