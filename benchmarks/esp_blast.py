@@ -10,9 +10,8 @@ def main() -> None:
     import django
 
     django.setup()
-    from django.core.mail import get_connection
-
     from campaigns import composing
+    from newsletter.mailing.transports.esp_backends import MailgunBackend
     from newsletter.mailing.transports.esp_messages import Writer
     from newsletter.mailing.transports.providers import PROVIDERS
     from subscribers.models import Subscriber
@@ -26,7 +25,7 @@ def main() -> None:
     message = Writer(provider, composing.revision(campaign_id)).message(people)
 
     def blast(_: int) -> None:
-        backend = get_connection(provider.backend)
+        backend = MailgunBackend()
         backend.open()
         ready = backend.build_message_payload(message, {}).get_request_params(backend.api_url)
         for _ in range(max(1, count // len(people) // SESSIONS)):

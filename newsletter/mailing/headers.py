@@ -14,7 +14,7 @@ _NOT_IN_ADDRESS = re.compile(r"[\x00-\x20\x7f-\x9f\u2028\u2029\ud800-\udfff<>\"(
 _ATOMS = re.compile(r"[A-Za-z0-9!#$%&'*+\-/=?^_`{|}~ ]*\Z")
 # What most values are; for them the rules below are passed over, which is most of what a header costs.
 _ORDINARY_TEXT = re.compile(r"[!-~]+(?: [!-~]+)*")
-_ORDINARY_NAME = re.compile(r"[A-Za-z0-9]+(?: [A-Za-z0-9]+)*")
+ORDINARY_NAME = re.compile(r"[A-Za-z0-9]+(?: [A-Za-z0-9]+)*")
 _ORDINARY_ADDRESS = re.compile(r"[A-Za-z0-9._+-]+@[a-z0-9.-]+")
 FOLD_AT = 76
 WORD_BYTES = 42  # of UTF-8 in one encoded word: 68 characters with its frame, below RFC 2047's 75
@@ -101,7 +101,7 @@ def mailbox(name: str, address: str, *, header: str) -> bytes:
 
 def wired_mailbox(value_name: str, wire: str, *, header: str) -> bytes:
     """The same for an address that `wire_address` has seen."""
-    if len(header) + len(value_name) + len(wire) + 5 <= FOLD_AT and _ORDINARY_NAME.fullmatch(value_name):
+    if len(header) + len(value_name) + len(wire) + 5 <= FOLD_AT and ORDINARY_NAME.fullmatch(value_name):
         return f"{header}: {value_name} <{wire}>".encode()
     name = one_line(value_name)[:NAME_LIMIT].rstrip()
     if not name:

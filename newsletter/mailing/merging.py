@@ -15,7 +15,7 @@ from newsletter.mailing.compiling import Piece
 from newsletter.mailing.headers import one_line
 from newsletter.mailing.personalizing import PIXEL, Personalizer, Recipient
 
-_NONCE = f"n{secrets.token_hex(3)}"
+NONCE = f"n{secrets.token_hex(3)}"
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class _Texts:
         self._is_tracked = tracked
         self._sources: dict[str, str] = {}  # a merge tag → the field of its value
         self._constants: dict[str, str] = {}  # a literal that must travel as a value → its field
-        self._track, self._control, self._subject = (f"{_NONCE}{letter}" for letter in "tcs")
+        self._track, self._control, self._subject = (f"{NONCE}{letter}" for letter in "tcs")
 
     def merge(self) -> Merge:
         parts = (self._compiled.html, self._compiled.text)
@@ -98,7 +98,7 @@ class _Texts:
         if isinstance(piece, str):
             yield "literal", piece
         elif piece[0] == "liquid":
-            yield "field", self._sources.setdefault(piece[1], f"{_NONCE}{len(self._sources)}")
+            yield "field", self._sources.setdefault(piece[1], f"{NONCE}{len(self._sources)}")
         elif piece[0] == "control":
             yield "literal", f"{addresses.site}/{piece[1]}/"
             yield "field", self._control
@@ -131,7 +131,7 @@ class _Texts:
             return literal
 
         def lift(found: re.Match[str]) -> str:
-            name = self._constants.setdefault(found.group(), f"{_NONCE}k{len(self._constants)}")
+            name = self._constants.setdefault(found.group(), f"{NONCE}k{len(self._constants)}")
             return self._syntax.field(name)
 
         return self._syntax.special.sub(lift, literal)

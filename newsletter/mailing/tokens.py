@@ -22,6 +22,7 @@ _RETURN_CHARACTERS = 42  # 21 bytes in hexadecimal
 _CLOCK_SKEW = timedelta(minutes=5)
 _BLOCK_BYTES = 64  # of SHA-256
 _DELIVERY_LABEL = b"delivery\0"
+_REPORT_LABEL = b"report\0"
 _URL_SAFE = bytes.maketrans(b"+/", b"-_")
 
 
@@ -90,7 +91,9 @@ class DeliverySigner:
     def __init__(self, keyring: Keyring) -> None:
         self._key_id, secret = keyring.current
         block = secret.ljust(_BLOCK_BYTES, b"\0")
-        self._inner = hashlib.sha256(bytes(byte ^ 0x36 for byte in block) + _DELIVERY_LABEL)
+        key_block = bytes(byte ^ 0x36 for byte in block)
+        self._inner = hashlib.sha256(key_block + _DELIVERY_LABEL)
+        self._report_inner = hashlib.sha256(key_block + _REPORT_LABEL)
         self._outer = hashlib.sha256(bytes(byte ^ 0x5C for byte in block))
 
     def tokens(self, key: DeliveryKey) -> DeliveryTokens:
@@ -110,6 +113,15 @@ class DeliverySigner:
             # Of a hash, since whoever knows a Message-ID (any reader of a forwarded mail) must learn no token from it.
             hashlib.sha256(b"message-id\0" + mac).hexdigest()[:32],
         )
+
+    def report(self, key: DeliveryKey) -> str:
+        """The id of a delivery that an ESP may hold and echo in its webhooks; it opens nothing."""
+        body = (self._key_id << 80 | key[0] << 48 | key[1]).to_bytes(_BODY_BYTES, "big")
+        inner = self._report_inner.copy()
+        inner.update(body)
+        outer = self._outer.copy()
+        outer.update(inner.digest())
+        return _encoded(body + outer.digest()[:TAG_BYTES])
 
 
 def delivery_tokens(keyring: Keyring, key: DeliveryKey) -> DeliveryTokens:
@@ -142,10 +154,8 @@ def _body(key_id: int, key: DeliveryKey) -> bytes:
 
 
 def report_token(keyring: Keyring, key: DeliveryKey) -> str:
-    """The id of a delivery that an ESP may hold and echo in its webhooks; it opens nothing."""
-    key_id, secret = keyring.current
-    body = _body(key_id, key)
-    return _encode(body + keyring.mac(secret, b"report", body)[:TAG_BYTES])
+    """The id that an ESP may hold; for many, keep a DeliverySigner."""
+    return DeliverySigner(keyring).report(key)
 
 
 def read_delivery(keyring: Keyring, purpose: Purpose, token: str) -> DeliveryKey:

@@ -37,14 +37,15 @@ class Meaning(Enum):
 
 @dataclass(frozen=True)
 class Answer:
-    """What came of one call; `repeated` says that an earlier call under the same key was taken."""
+    """What came of one call."""
 
     meaning: Meaning
     code: str = ""
     text: str = ""
     wait: timedelta | None = None
     results: dict[str, tuple[Result, str]] = field(default_factory=dict)  # folded address → result and reason
-    was_repeated: bool = False
+    is_for_all: bool = False  # TOLD, and everybody was accepted
+    was_repeated: bool = False  # an earlier call under the same key was taken
 
 
 # Anymail's words for one recipient → ours.
@@ -55,6 +56,7 @@ _STATUSES = {
     "rejected": Result.FAILED,
     "failed": Result.FAILED,
 }
+_ACCEPTED = {word for word, result in _STATUSES.items() if result is Result.ACCEPTED}
 _MEANINGS: dict[int, Meaning] = {
     400: Meaning.REFUSED,
     409: Meaning.UNCERTAIN,  # Resend: the key is being worked on, or was used
@@ -91,8 +93,11 @@ _UNREACHED = (
 
 def of_message(message: AnymailMessage) -> Answer:
     """A call that was taken: what it says of each person."""
+    status = message.anymail_status
+    if status.status and status.status <= _ACCEPTED and len(status.recipients) == len(message.to):
+        return Answer(Meaning.TOLD, is_for_all=True)
     results: dict[str, tuple[Result, str]] = {}
-    for address, found in message.anymail_status.recipients.items():
+    for address, found in status.recipients.items():
         result = _STATUSES.get(found.status, Result.UNKNOWN)
         # Some services write an address in another case, and Anymail then has it twice.
         if results.get(address.casefold(), (None,))[0] is not Result.ACCEPTED:
@@ -178,6 +183,9 @@ def _wait(value: str, now: datetime) -> timedelta | None:
 
 def reports(answer: Answer, people: Sequence[Recipient]) -> Iterator[Report]:
     """What an answer says of each person."""
+    if answer.is_for_all:
+        yield from (Report(one.key, Result.ACCEPTED) for one in people)
+        return
     for one in people:
         result, reason = answer.results.get(wire_address(one.email).casefold(), (Result.UNKNOWN, "it says nothing"))
         yield Report(one.key, result, "5.1.1" if result is Result.FAILED else "", reason)

@@ -1,16 +1,18 @@
 """Anymail's backends, where a service can do more than they ask of it.
 
 They read attributes of our messages beside Anymail's own: `own_texts` (address → Rendered), where each message of a
-batch has its own subject and texts; `raw`, where the service takes a whole message; and `idempotency_key`. What a
-service says of one address goes into `reasons`.
+batch has its own subject and texts, and `idempotency_key`. What a service says of one address goes into `reasons`.
 """
 
 import secrets
 from typing import Any, NamedTuple
 
-from anymail.backends import amazon_ses, mailgun, mailjet, mailtrap, postmark, resend
+from anymail.backends import mailgun, mailjet, mailtrap, postmark, resend
 from anymail.exceptions import AnymailRequestsAPIError
 from anymail.message import AnymailRecipientStatus
+
+from newsletter.mailing.merging import NONCE
+from newsletter.mailing.transports.providers import METADATA_KEY
 
 # Postmark's codes of an account or a sender, in a batch where every message got one of them.
 _POSTMARK_ACCOUNT = frozenset({10, 400, 401, 405, 412, 413})
@@ -44,13 +46,13 @@ class _MailgunPayload(mailgun.MailgunPayload):
         self.all_recipients = [_Addressed(address) for address in self.to_emails]
 
     def populate_recipient_variables(self) -> None:
-        """Values and metadata of each person, and where the metadata is to be found."""
-        names = {f"v:{name}": f"%recipient.v:{name}%" for found in self.merge_metadata.values() for name in found}
+        """Values and metadata of each person; where the metadata is to be found has a name that nobody can guess."""
+        field = f"{NONCE}v"
+        self.data[f"v:{METADATA_KEY}"] = f"%recipient.{field}%"
         variables = {
-            address: {**values, **{f"v:{name}": value for name, value in self.merge_metadata[address].items()}}
+            address: {**values, field: self.merge_metadata[address][METADATA_KEY]}
             for address, values in self.merge_data.items()
         }
-        self.data.update(names)
         self.data["recipient-variables"] = self.serialize_json(variables)
 
     def serialize_data(self) -> bytes:
@@ -143,20 +145,6 @@ class _MailjetPayload(mailjet.MailjetPayload):
 class MailjetBackend(mailjet.EmailBackend):
     def build_message_payload(self, message: Any, defaults: Any) -> _MailjetPayload:
         return _MailjetPayload(message, defaults, self)
-
-
-class _AmazonPayload(amazon_ses.AmazonSESV2SendEmailPayload):
-    """The very bytes that SMTP would carry; Anymail's would be put together by Django."""
-
-    def generate_raw_message(self) -> bytes:
-        metadata = f"X-Metadata: {self.mime_message['X-Metadata']}\r\n".encode("ascii")
-        content: bytes = self.message.raw
-        return metadata + content
-
-
-class AmazonBackend(amazon_ses.EmailBackend):
-    def build_message_payload(self, message: Any, defaults: Any) -> _AmazonPayload:
-        return _AmazonPayload(message, defaults, self)
 
 
 class _MailtrapPayload(mailtrap.MailtrapPayload):

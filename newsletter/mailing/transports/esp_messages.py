@@ -7,14 +7,12 @@ from uuid import UUID
 
 from anymail.message import AnymailMessage
 
-from newsletter.mailing.headers import NAME_LIMIT, one_line, wire_address
+from newsletter.mailing.headers import NAME_LIMIT, ORDINARY_NAME, one_line, wire_address
 from newsletter.mailing.keys import keyring
 from newsletter.mailing.merging import merged
 from newsletter.mailing.personalizing import Personalizer, Recipient, Rendered
-from newsletter.mailing.tokens import report_token
-from newsletter.mailing.transports.providers import Provider, Way
-
-METADATA_KEY = "d"  # where the delivery's report token travels; webhooks bring it back
+from newsletter.mailing.tokens import DeliverySigner
+from newsletter.mailing.transports.providers import METADATA_KEY, Provider, Way
 
 
 class TooLarge(Exception):
@@ -27,6 +25,7 @@ class Writer:
     def __init__(self, provider: Provider, personalizer: Personalizer) -> None:
         self._provider = provider
         self._personalizer = personalizer
+        self._signer = DeliverySigner(keyring())
         of = personalizer.compiled.headers
         found = {
             "List-Unsubscribe-Post": "List-Unsubscribe=One-Click",
@@ -88,7 +87,7 @@ class Writer:
             rendered = self._rendered(recipient)
             message = self._message([recipient], rendered.subject, rendered.html, rendered.text)
             message.extra_headers.update(self._own_headers(recipient))
-        token = report_token(keyring(), recipient.key)
+        token = self._signer.report(recipient.key)
         if self._provider.knows_metadata:
             message.metadata = {METADATA_KEY: token}
         else:
@@ -126,8 +125,8 @@ class Writer:
         return Rendered(one_line(rendered.subject), rendered.html, rendered.text)
 
     def _metadata(self, people: Sequence[Recipient]) -> dict[str, dict[str, str]]:
-        keys = keyring()
-        return {wire_address(one.email): {METADATA_KEY: report_token(keys, one.key)} for one in people}
+        report = self._signer.report
+        return {wire_address(one.email): {METADATA_KEY: report(one.key)} for one in people}
 
     def _headers_of_each(self, people: Sequence[Recipient]) -> dict[str, dict[str, str]]:
         shared = self._headers if self._provider.are_headers_whole else {}
@@ -161,6 +160,8 @@ def _size(values: dict[str, str]) -> int:
 
 def _mailbox(name: str, address: str) -> str:
     """`"Name" <address>` with the name as it is, since services encode it themselves."""
+    if len(name) < NAME_LIMIT and ORDINARY_NAME.fullmatch(name):
+        return f"{name} <{address}>"
     shown = one_line(name)[:NAME_LIMIT].rstrip()
     if not shown:
         return address

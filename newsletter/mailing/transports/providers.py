@@ -14,6 +14,7 @@ from newsletter.mailing.merging import Syntax
 # A call that nobody answered leaves all its people unknown, unless it can be repeated under a key: keep it small.
 WITHOUT_KEY_LIMIT = 200
 
+METADATA_KEY = "d"  # where a delivery's report token travels; webhooks bring it back
 _OURS = "newsletter.mailing.transports.esp_backends"
 _ANYMAIL = "anymail.backends"
 
@@ -144,7 +145,13 @@ PROVIDERS: dict[str, Provider] = {
     ),
     # SendEmail of API v2: raw MIME for one message; templates would have to be stored there. No key (boto's own
     # repeating is off, env.py). It writes Message-ID and Date itself. Tracking is the configuration set's.
-    "ses": Provider("Amazon SES", f"{_OURS}.AmazonBackend", Way.ONE, takes_raw=True, sets_tracking=False),
+    "ses": Provider(
+        "Amazon SES",
+        "newsletter.mailing.transports.esp_amazon.AmazonBackend",
+        Way.ONE,
+        takes_raw=True,
+        sets_tracking=False,
+    ),
     # Transmissions: 2,000 recipients, as it advises; three braces put a value in raw. No key. It says how many it
     # refused, not whom.
     "sparkpost": Provider(
