@@ -7,9 +7,9 @@ from datetime import datetime
 from django.db import connection
 from django.db.models import Exists, Max
 
-from campaigns import doubting
+from campaigns import doubting, telling
 from campaigns.freezing import CAMPAIGNS_A_PARTITION
-from campaigns.models import Batch, Campaign, CampaignState, Delivery, DeliveryState, Outcome
+from campaigns.models import Batch, Campaign, CampaignState, Delivery, DeliveryState, EditorEvent, Outcome
 from subscribers import engagement
 
 SLICE = 50_000  # people a transaction
@@ -31,6 +31,7 @@ def close(campaign_id: int, *, now: datetime) -> bool:
     try:
         newest = Batch.objects.filter(campaign_id=campaign_id).aggregate(newest=Max("pk"))["newest"] or 0
         _close(campaign_id)
+        _note(campaign_id, now=now)
         # Not if somebody has sent again to a few meanwhile: those are owed their opportunity too.
         Campaign.objects.filter(
             ~Exists(Batch.objects.filter(campaign_id=campaign_id, pk__gt=newest)),
@@ -42,6 +43,13 @@ def close(campaign_id: int, *, now: datetime) -> bool:
         with connection.cursor() as cursor:
             cursor.execute("SELECT pg_advisory_unlock(%s, %s)", [_LOCK, campaign_id])
     return True
+
+
+def _note(campaign_id: int, *, now: datetime) -> None:
+    """Let editors be told that it is finished; a second end, after a repeat to a few, tells nobody anything new."""
+    campaign = Campaign.objects.get(pk=campaign_id)
+    if campaign.finished_at and now - campaign.finished_at < telling.FRESH:
+        telling.note(campaign_id, EditorEvent.Kind.FINISHED, now=now)
 
 
 def _close(campaign_id: int) -> None:

@@ -13,9 +13,18 @@ from django.conf import settings
 from django.db import connection, transaction
 from django.db.models import QuerySet
 
-from campaigns import states
+from campaigns import states, telling
 from campaigns.errors import CampaignError
-from campaigns.models import Batch, Campaign, CampaignState, Delivery, DeliveryError, DeliveryState, SkipReason
+from campaigns.models import (
+    Batch,
+    Campaign,
+    CampaignState,
+    Delivery,
+    DeliveryError,
+    DeliveryState,
+    EditorEvent,
+    SkipReason,
+)
 from subscribers.models import AuditEntry
 from subscribers.tasks import enqueue
 
@@ -55,12 +64,13 @@ def recount(campaign_id: int) -> int:
     return int(people)
 
 
-def recount_open() -> None:
-    """Count anew in the campaigns whose workers may just have died: those with an open batch."""
+def recount_open(*, now: datetime) -> None:
+    """Count anew in the campaigns whose workers may just have died: those with an open batch; editors are told."""
     open_states = (Batch.State.READY, Batch.State.LEASED, Batch.State.ASIDE)
     campaigns = Batch.objects.filter(state__in=open_states).order_by().values_list("campaign_id", flat=True).distinct()
     for campaign_id in campaigns:
-        recount(campaign_id)
+        if recount(campaign_id):
+            telling.note(campaign_id, EditorEvent.Kind.DOUBT, now=now)
 
 
 def listed(campaign_id: int, *, after: int = 0, limit: int) -> list[Doubt]:

@@ -145,6 +145,42 @@ class CampaignFigures(models.Model):
     )
 
 
+class EditorEvent(models.Model):
+    """Something that the editors of a campaign are told of by mail, once (telling.py)."""
+
+    class Kind(models.TextChoices):
+        FINISHED = "finished", _("finished")
+        REFUSED = "refused", _("did not start")
+        PAUSED = "paused", _("paused by the system")
+        DOUBT = "doubt", _("has recipients in doubt")
+
+    campaign = models.ForeignKey(Campaign, on_delete=models.CASCADE, related_name="events", db_index=False)
+    kind = models.CharField(max_length=8, choices=Kind.choices)
+    key = models.CharField(max_length=40, blank=True, help_text=_("Tells events of a kind apart: when it was paused."))
+    text = models.CharField(max_length=300, blank=True)
+    at = models.DateTimeField()
+    not_before = models.DateTimeField()
+    told_at = models.DateTimeField(null=True)
+
+    class Meta:
+        constraints: ClassVar = [
+            models.UniqueConstraint(fields=["campaign", "kind", "key"], name="editor_event_once"),
+        ]
+        indexes: ClassVar = [
+            models.Index(fields=["not_before"], condition=models.Q(told_at=None), name="editor_event_due"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.campaign_id} {self.kind}"
+
+
+class EditorWish(models.Model):
+    """Whether somebody wants mails about their campaigns; who has no row does."""
+
+    user = models.OneToOneField(settings.AUTH_USER_MODEL, on_delete=models.CASCADE, primary_key=True)
+    wants_mails = models.BooleanField()
+
+
 class CompiledRevision(models.Model):
     """A campaign compiled once (mailing.compiling): every worker, retry, preview and web version uses it."""
 

@@ -7,9 +7,9 @@ from django.conf import settings
 from django.db import transaction
 from django.db.models import Q
 
-from campaigns import composing, freezing, preflight, states
+from campaigns import composing, freezing, preflight, states, telling
 from campaigns.errors import Busy, CampaignError, NotReady, WrongState
-from campaigns.models import Batch, Campaign, CampaignState, Delivery, DeliveryState, SkipReason
+from campaigns.models import Batch, Campaign, CampaignState, Delivery, DeliveryState, EditorEvent, SkipReason
 from subscribers.models import AuditEntry
 from subscribers.tasks import enqueue
 
@@ -104,7 +104,9 @@ def launch(campaign_id: int, *, now: datetime) -> bool:
     blockers = preflight.blockers(findings, overrides=found.overrides)
     if blockers:
         reason = " ".join(blockers)[:300]
-        states.move(campaign_id, to=S.DRAFT, from_=(S.SCHEDULED,), scheduled_at=None, state_reason=reason)
+        with transaction.atomic():
+            if states.move(campaign_id, to=S.DRAFT, from_=(S.SCHEDULED,), scheduled_at=None, state_reason=reason):
+                telling.note(campaign_id, EditorEvent.Kind.REFUSED, key=now.isoformat(), text=reason, now=now)
         return False
     try:
         compiled = composing.compile_campaign(found, now=now)
@@ -119,11 +121,17 @@ def due(*, now: datetime) -> list[int]:
 
 
 def pause(campaign_id: int, *, reason: str, actor: str = "", now: datetime) -> None:
-    """Stop handing out windows; what is on the wire ends. Raises WrongState."""
+    """Stop handing out windows; what is on the wire ends. Raises WrongState.
+
+    Without an `actor` it is the system that pauses, and editors are told.
+    """
     campaign = get(campaign_id)
-    if not states.move(campaign_id, to=S.PAUSED, from_=(S.SENDING,), state_reason=reason[:300]):
-        raise _wrong(campaign, "paused")
-    _audit(actor, "campaign.pause", campaign, reason=reason)
+    with transaction.atomic():
+        if not states.move(campaign_id, to=S.PAUSED, from_=(S.SENDING,), state_reason=reason[:300]):
+            raise _wrong(campaign, "paused")
+        if not actor:
+            telling.note(campaign_id, EditorEvent.Kind.PAUSED, key=now.isoformat(), text=reason, now=now)
+        _audit(actor or "system", "campaign.pause", campaign, reason=reason)
 
 
 def resume(campaign_id: int, *, actor: str = "", now: datetime) -> None:

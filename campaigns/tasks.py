@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 from celery import shared_task
 
-from campaigns import batching, closing, delivering, doubting, limiting, scheduling, workers
+from campaigns import batching, closing, delivering, doubting, limiting, scheduling, telling, workers
 from newsletter.celery import stopping
 from newsletter.mailing.transports import transport
 
@@ -35,9 +35,17 @@ def sweep() -> None:
     for campaign_id in scheduling.due(now=now):
         launch.delay(campaign_id)
     if batching.take_back_expired(now=now):
-        doubting.recount_open()
+        doubting.recount_open(now=now)
     _hand_out()
     finish()
+    for event_id in telling.due(now=now):
+        tell_editors.delay(event_id)
+
+
+@shared_task(name="campaigns.tell_editors")
+def tell_editors(event_id: int) -> None:
+    """Mail what happened to a campaign to those who wrote and sent it."""
+    telling.tell(event_id, now=datetime.now(UTC))
 
 
 @shared_task(name="campaigns.hand_out_limited", expires=2)  # another hint follows

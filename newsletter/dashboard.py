@@ -3,7 +3,6 @@
 Everything here is one small query over indexed rows or figures that others keep up to date; nobody scans events.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -13,27 +12,18 @@ from django.db.models import Count, Q
 from django.http import HttpRequest
 from django.utils import timezone
 from django.utils.translation import gettext as _
-from django.utils.translation import ngettext
 
 from campaigns import progressing
-from campaigns.admin import presenting
-from campaigns.models import Batch, Campaign, CampaignFigures, CampaignState
+from campaigns.admin import attention, presenting
+from campaigns.admin.attention import Notice
+from campaigns.models import Campaign, CampaignState
 from newsletter.navigation import admin_page
 from subscribers.models import HygieneRun, ImportRun, List, Subscription
 
 LATEST = 5
+FRESH = timedelta(days=1)  # so long a finished campaign is pointed out
 GROWTH_DAYS = 30
 FAILED_IMPORT_DAYS = 14
-
-
-@dataclass(frozen=True)
-class Notice:
-    """Something that waits for a person: what it is, and where to see to it."""
-
-    title: str
-    text: str
-    link: str
-    label: str
 
 
 @dataclass(frozen=True)
@@ -60,7 +50,7 @@ def dashboard(request: HttpRequest, context: dict[str, Any]) -> dict[str, Any]:
             "scheduled": scheduled() if may_write else [],
             "drafts": drafts() if may_write else [],
             "latest": latest() if may_write else [],
-            "notices": [*_campaign_notices()] if may_write else [],
+            "notices": [*attention.notices()] if may_write else [],
             "lists": lists,
             "growth_days": GROWTH_DAYS,
             "time_zone": settings.TIME_ZONE,
@@ -115,6 +105,7 @@ def latest() -> list[dict[str, Any]]:
             "link": admin_page("campaigns_campaign_report", campaign.pk),
             "figures": presenting.figures_of(campaign),
             "opened": presenting.share(presenting.figures_of(campaign).opens_human, campaign.audience),
+            "is_fresh": bool(campaign.finished_at and campaign.finished_at > timezone.now() - FRESH),
             "clicked": presenting.share(presenting.figures_of(campaign).clicks_human, campaign.audience),
         }
         for campaign in presenting.with_figures(gone)[:LATEST]
@@ -139,31 +130,6 @@ def list_sizes(now: datetime) -> list[ListSize]:
         active, joined, left = (row["active"], row["joined"], row["left"]) if row else (0, 0, 0)
         sizes.append(ListSize(newsletter, active, joined, left, admin_page("subscribers_list_change", newsletter.pk)))
     return sizes
-
-
-def _campaign_notices() -> Iterator[Notice]:
-    look = _("Look at it")
-    for campaign in Campaign.objects.filter(state=CampaignState.PAUSED):
-        link = admin_page("campaigns_campaign_report", campaign.pk)
-        yield Notice(_("“%s” is paused") % campaign.subject, campaign.state_reason, link, look)
-    for campaign in Campaign.objects.filter(state=CampaignState.DRAFT).exclude(state_reason=""):
-        link = admin_page("campaigns_campaign_change", campaign.pk)
-        yield Notice(_("“%s” was not sent") % campaign.subject, campaign.state_reason, link, _("Mend it"))
-    for batch in Batch.objects.filter(state=Batch.State.ASIDE).select_related("campaign"):
-        link = admin_page("campaigns_campaign_report", batch.campaign_id)
-        text = _("A part of it ended three workers in a row and was set aside.")
-        yield Notice(_("“%s” is stuck") % batch.campaign.subject, text, link, look)
-    yield from _doubtful()
-
-
-def _doubtful() -> Iterator[Notice]:
-    """Campaigns with deliveries of which nobody can say whether they arrived, and nobody has decided."""
-    for figures in CampaignFigures.objects.filter(in_doubt__gt=0).select_related("campaign").order_by("-pk")[:LATEST]:
-        people = figures.in_doubt
-        title = ngettext("“%(subject)s”: %(people)s mail in doubt", "“%(subject)s”: %(people)s mails in doubt", people)
-        title %= {"subject": figures.campaign.subject, "people": presenting.number(people)}
-        text = _("The connection broke before the server answered; send again, or leave it at that.")
-        yield Notice(title, text, admin_page("campaigns_campaign_doubts", figures.pk), _("Decide"))
 
 
 def _hygiene_notices() -> list[Notice]:

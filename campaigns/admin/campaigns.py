@@ -13,7 +13,7 @@ from unfold.admin import ModelAdmin
 from unfold.decorators import display
 
 from campaigns import composing
-from campaigns.admin import composer, doubts, live, presenting, reports, sending
+from campaigns.admin import attention, composer, doubts, live, mails, presenting, reports, sending
 from campaigns.admin.forms import CampaignForm, TestSendForm
 from campaigns.errors import CampaignError
 from campaigns.models import Campaign, CampaignState
@@ -36,6 +36,7 @@ class CampaignAdmin(ModelAdmin):
     change_form_template = "admin/campaigns/campaign/composer.html"
     custom_urls = (
         ("preview/", "campaigns_campaign_preview", composer.preview),
+        ("mails/", "campaigns_campaign_mails", mails.mails),
         ("people/", "campaigns_campaign_people", composer.people),
         ("<int:campaign_id>/mail/", "campaigns_campaign_mail", composer.mail),
         ("<int:campaign_id>/checks/", "campaigns_campaign_checks", sending.checks),
@@ -56,6 +57,12 @@ class CampaignAdmin(ModelAdmin):
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Campaign]:
         return presenting.with_figures(super().get_queryset(request))
+
+    def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
+        """The list, below what waits for somebody."""
+        waiting = {"notices": [*attention.notices()]}
+        response: HttpResponse = super().changelist_view(request, {**waiting, **(extra_context or {})})
+        return response
 
     @display(description=gettext_lazy("Campaign"), header=True)
     def campaign(self, campaign: Campaign) -> list[str]:
