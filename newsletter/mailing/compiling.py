@@ -15,6 +15,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
 from liquid.exceptions import LiquidError
@@ -278,12 +279,18 @@ _UNBALANCED = "A condition or a loop begins in one element and ends in another; 
 
 def _checked(piece: Piece) -> Piece:
     """The piece, if it still is what Liquid can read: HTML may have moved one end of a block."""
-    if isinstance(piece, list) and piece[0] == "liquid":
-        try:
-            mergetags.compiled_environment().from_string(piece[1])
-        except LiquidError as error:
-            raise CompileError(_UNBALANCED) from error
+    if isinstance(piece, list) and piece[0] == "liquid" and not _is_readable(piece[1]):
+        raise CompileError(_UNBALANCED)
     return piece
+
+
+@lru_cache(maxsize=1024)
+def _is_readable(source: str) -> bool:
+    try:
+        mergetags.compiled_environment().from_string(source)
+    except LiquidError:
+        return False
+    return True
 
 
 def _slot(tag: str, escape: str, constants: Mapping[str, str]) -> Piece:

@@ -156,6 +156,7 @@ def check(source: str, *, where: str) -> frozenset[str]:
 def _skeleton(source: str, *, where: str) -> str:
     """The tags alone, on the lines that they stand on, once what Liquid's parser would choke on is refused."""
     kept: list[str] = []
+    seen: set[str] = set()  # an output is as good or bad the second time
     place = line = 0
     for number, (start, end) in enumerate(spans(source), start=1):
         tag, literal = source[start:end], source[place:start]
@@ -163,7 +164,9 @@ def _skeleton(source: str, *, where: str) -> str:
         _check_tag(tag, where=f"{where} (line {line + 1})")
         if number > TAGS_LIMIT:
             raise MergeTagError(f"The {where} holds more than {TAGS_LIMIT:,} merge tags.")
-        kept += (_bare(literal, where=where), tag)
+        kept += (_bare(literal, where=where), "x" + "\n" * tag.count("\n") if tag in seen else tag)
+        if tag.startswith("{{"):
+            seen.add(tag)
         line += tag.count("\n")
         place = end
     return "".join((*kept, _bare(source[place:], where=where)))

@@ -21,6 +21,7 @@ from newsletter.mailing.headers import (
     wired_mailbox,
 )
 from newsletter.mailing.quoting import quoted_printable, quoted_value
+from newsletter.mailing.remembering import remembering
 from newsletter.mailing.tokens import DeliveryKey, DeliverySigner, DeliveryTokens, Keyring
 
 _SIMPLE = re.compile(r"\{\{ ([A-Za-z_]\w*)(?: \| default: (?:'([^'|]*)'|\"([^\"|]*)\"))? \| (_\w+) \}\}")
@@ -123,7 +124,7 @@ def _liquid_slot(source: str) -> _Slot:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise PersonalizeError(f"A merge tag cannot be filled in: {reason}.") from error
 
-    return _Slot(text, lambda context: quoted_value(text(context)))
+    return _Slot(text, remembering(template, source, lambda context: quoted_value(text(context))))
 
 
 class Personalizer:
