@@ -1,9 +1,10 @@
-"""SMTP over several kept connections, served by one selector loop; nothing here waits for one server answer alone."""
+"""SMTP over kept connections to one or more servers, all served by one loop; nothing waits for one answer alone."""
 
-import time
+import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
+from functools import partial
 
 from newsletter.env import EmailUrl
 from newsletter.mailing.headers import HeaderError
@@ -11,21 +12,23 @@ from newsletter.mailing.personalizing import Message, PersonalizeError, Personal
 from newsletter.mailing.tokens import DeliveryKey
 from newsletter.mailing.transports.base import Report, Result, TransportError
 from newsletter.mailing.transports.smtp_connection import Connection
-from newsletter.mailing.transports.smtp_loop import Watched
-from newsletter.mailing.transports.smtp_opening import open_connection
+from newsletter.mailing.transports.smtp_loop import Wake, Watched
+from newsletter.mailing.transports.smtp_server import Server
 
-DEFAULT_CONNECTIONS = 8
-LOSSES = 10  # connections lost in a row, after which no other is opened and the rest is given back
-IDLE_SECONDS = 240  # servers close idle connections after five minutes; a kept one is given up before
+log = logging.getLogger(__name__)
+
+_ANSWERED = frozenset({Result.ACCEPTED, Result.DEFERRED, Result.FAILED})
 
 
 class SmtpTransport:
-    """One server; connections are opened as they can be used and kept until they fail, idle too long, or are closed."""
+    """The servers of EMAIL_URL share the messages by weight; one that does not work is left out until it does again.
+
+    Connections are opened as they can be used, and kept until they fail, are idle too long, or are closed.
+    """
 
     def __init__(self, url: EmailUrl) -> None:
-        self._url = url
-        self._limit = max(1, int(url.options.get("connections", DEFAULT_CONNECTIONS)))
-        self._kept: list[tuple[Connection, float]] = []
+        self._servers = [Server(server) for server in url.servers]
+        self._limit = sum(server.limit for server in self._servers)
 
     def deliver(
         self,
@@ -35,83 +38,88 @@ class SmtpTransport:
         until: Callable[[], datetime],
         begins: Callable[[DeliveryKey], None] = lambda key: None,
     ) -> Iterator[Report]:
-        call = _Call(personalizer, recipients, until=until, begins=begins)
-        connections = self._usable(call)
-        if not connections:
-            connections.append(self._connect(call))
-        watched = Watched(connections)
+        if not self._working():
+            raise TransportError(self._why())
+        call = _Call(personalizer, recipients, until=until, begins=begins, servers=self._servers)
+        wake = Wake()
+        watched = Watched((), lost=call.lost, wake=wake)
         try:
+            for server in self._servers:
+                for connection in server.resume(wake):
+                    call.attach(connection, server)
+                    watched.add(connection)
             yield from self._serve(call, watched)
         finally:
-            self._keep(watched.connections, call)
+            for server in self._servers:
+                server.keep()
+            wake.close()
 
     def close(self) -> None:
-        for connection, _ in self._kept:
-            connection.quit()
-        self._kept.clear()
+        for server in self._servers:
+            server.close()
 
     # The loop ------------------------------------------------------------------------------------------------------
 
     def _serve(self, call: "_Call", watched: Watched) -> Iterator[Report]:
         while True:
             self._begin(call, watched)
+            if len(watched.connections) < self._limit:
+                self._grow(call, watched)
             if call.reports:
                 yield from call.taken()
             if watched.is_idle:
-                if call.has_more():
-                    # Nobody is left to send the rest: it was never begun.
-                    call.give_up()
-                    yield from call.taken()
-                return
+                if not call.has_more():
+                    return
+                if not any(server.opening for server in self._servers):
+                    yield from self._without_the_rest(call)
+                    return
             watched.serve()
             if call.reports:
                 yield from call.taken()
 
+    def _without_the_rest(self, call: "_Call") -> Iterator[Report]:
+        """Nobody is left to send the rest: it was never begun."""
+        if call.may_finish() and not call.has_connected:
+            raise TransportError(self._why())
+        call.give_up(self._why() if call.may_finish() else "The time for this batch is over.")
+        yield from call.taken()
+
     def _begin(self, call: "_Call", watched: Watched) -> None:
-        """Give idle connections something to do, and open another where all are busy and more is to be sent."""
+        """Give idle connections something to do."""
         for connection in watched.idle():
-            if not watched.begin(connection):
+            # With several servers one may only have to leave the next message to another.
+            if not watched.begin(connection) and (len(self._servers) == 1 or not call.has_more()):
                 return
-        while len(watched.connections) < self._limit and call.may_open_another and call.has_more():
-            try:
-                connection = self._connect(call)
-            except TransportError:
-                # A server that allows fewer connections, or is going down: make do with those there are.
-                call.may_open_another = False
-                return
-            watched.add(connection)
-            watched.begin(connection)
 
-    # Connections ---------------------------------------------------------------------------------------------------
+    def _grow(self, call: "_Call", watched: Watched) -> None:
+        """Take in connections that have been opened, and open others where all are busy and more is to be sent."""
+        for server in self._servers:
+            for connection in server.opened():
+                call.attach(connection, server)
+                watched.add(connection)
+                watched.begin(connection)
+        growing = [server for server in self._servers if server.wants_another()]
+        if growing and call.may_finish() and call.has_more():
+            working = self._working()
+            for server in growing:
+                while server in working and server.wants_another():
+                    server.open_another()
 
-    def _usable(self, call: "_Call") -> list[Connection]:
-        """Kept connections that are still good, serving this call from now on."""
-        usable: list[Connection] = []
-        for connection, since in self._kept:
-            if time.monotonic() - since > IDLE_SECONDS or not connection.is_fresh():
-                connection.quit()
-            else:
-                call.attach(connection)
-                usable.append(connection)
-        self._kept.clear()
-        return usable
+    # Who works -----------------------------------------------------------------------------------------------------
 
-    def _keep(self, connections: list[Connection], call: "_Call") -> None:
-        for connection in connections:
-            if connection.is_idle and not connection.is_closed:
-                self._kept.append((connection, time.monotonic()))
-            else:
-                connection.lost("the call has ended")
+    def _working(self) -> list[Server]:
+        """The servers that do not rest after a failure; where all do, those that have rested long enough for that."""
+        return [server for server in self._servers if not server.is_resting(alone=False)] or [
+            server for server in self._servers if not server.is_resting(alone=True)
+        ]
 
-    def _connect(self, call: "_Call") -> Connection:
-        """A new connection, greeted, encrypted and logged in. Raises TransportError."""
-        connection = open_connection(self._url)
-        call.attach(connection)
-        return connection
+    def _why(self) -> str:
+        """Why no server works, in a sentence each."""
+        return " ".join(server.why for server in self._servers if server.why) or "No mail server can be used."
 
 
 class _Call:
-    """One call of deliver: who is next, what has become of whom."""
+    """One call of deliver: who is next and by which server, what has become of whom."""
 
     def __init__(
         self,
@@ -120,23 +128,37 @@ class _Call:
         *,
         until: Callable[[], datetime],
         begins: Callable[[DeliveryKey], None],
+        servers: list[Server],
     ) -> None:
         self._personalizer = personalizer
         self._recipients = iter(recipients)
         self._until = until
         self._begins = begins
         self._ahead: deque[Message] = deque()
-        self._losses = 0  # connections lost since the last answer
         self._ended = False
-        self.may_open_another = True
+        self._servers = servers
+        self._server_of: dict[Connection, Server] = {}
+        self.has_connected = False
+        self._traces = log.isEnabledFor(logging.DEBUG)  # by which server each message went
         self.reports: list[Report] = []
 
-    def attach(self, connection: Connection) -> None:
-        connection.next_message = self.next_message
-        connection.may_finish = self._may_finish
+    def attach(self, connection: Connection, server: Server) -> None:
+        """Let a connection serve this call."""
+        self.has_connected = True
+        self._server_of[connection] = server
+        is_only = len(self._servers) == 1
+        connection.next_message = self.next_message if is_only else partial(self._next_message_by, server)
+        connection.may_finish = self.may_finish
         connection.begins = self._begin
-        connection.report = self._report
-        connection.unsent = self._unsent
+        connection.report = partial(self._report, server)
+        connection.unsent = self._ahead.append if is_only else partial(self._unsent, server)
+
+    def lost(self, connection: Connection, why: str) -> None:
+        """A connection is gone, and has said what that means for the messages it held."""
+        server = self._server_of.pop(connection)
+        server.connections.remove(connection)
+        if self.may_finish():  # else we ended it ourselves
+            server.lost(why)
 
     def taken(self) -> list[Report]:
         """What has come in since the last time."""
@@ -158,6 +180,15 @@ class _Call:
                 self.reports.append(Report(recipient.key, Result.FAILED, "5.6.0", str(error)))
         return None
 
+    def _next_message_by(self, server: Server) -> Message | None:
+        """The same for one of several servers, which may have to leave the next message to another."""
+        if not server.may_take(self._servers):
+            return None
+        message = self.next_message()
+        if message is not None:
+            server.share += 1 / server.weight
+        return message
+
     def has_more(self) -> bool:
         """Whether another message waits; looks one ahead."""
         if not self._ahead:
@@ -166,25 +197,27 @@ class _Call:
                 self._ahead.append(message)
         return bool(self._ahead)
 
-    def give_up(self) -> None:
+    def give_up(self, why: str) -> None:
         """Say of those who were taken that they were not sent to; no more are asked for."""
         self._ended = True
         while self._ahead:
-            self.reports.append(Report(self._ahead.popleft().key, Result.NOT_SENT))
+            self.reports.append(Report(self._ahead.popleft().key, Result.NOT_SENT, "", why))
 
-    def _may_finish(self) -> bool:
+    def may_finish(self) -> bool:
+        """Whether there is time to complete a message."""
         return datetime.now(UTC) < self._until()
 
     def _begin(self, message: Message) -> None:
         self._begins(message.key)
 
-    def _report(self, report: Report) -> None:
-        self._losses = 0
+    def _report(self, server: Server, report: Report) -> None:
+        if server.is_doubted and report.result in _ANSWERED:
+            server.answered()
+        if self._traces:
+            log.debug("%s: %s by %s %s", report.key, report.result.value, server.name, report.text)
         self.reports.append(report)
 
-    def _unsent(self, message: Message) -> None:
-        """A connection went before the message did: another may take it, unless the server ends one after another."""
-        self._losses += 1
-        if self._losses > LOSSES:
-            self.may_open_another = False
+    def _unsent(self, server: Server, message: Message) -> None:
+        """A connection went before the message did: another may take it."""
+        server.share -= 1 / server.weight
         self._ahead.append(message)

@@ -3,9 +3,11 @@
 By `poll` itself, since `selectors` costs more for each event than the connection does.
 """
 
+import contextlib
 import select
+import socket
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from newsletter.mailing.transports.smtp_connection import Connection, Lost
 
@@ -15,15 +17,44 @@ _TICK_MS = 1_000
 _READABLE = select.POLLIN | select.POLLPRI
 
 
-class Watched:
-    """The connections of one call, served as the system says that they can be."""
+class Wake:
+    """Wakes a loop that polls, from another thread."""
 
-    def __init__(self, connections: Iterable[Connection]) -> None:
+    def __init__(self) -> None:
+        self._ear, self._mouth = socket.socketpair()
+        self._ear.setblocking(False)
+        self._mouth.setblocking(False)
+
+    def fileno(self) -> int:
+        return self._ear.fileno()
+
+    def __call__(self) -> None:
+        with contextlib.suppress(OSError):
+            self._mouth.send(b"!")
+
+    def clear(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            self._ear.recv(4096)
+
+    def close(self) -> None:
+        self._ear.close()
+        self._mouth.close()
+
+
+class Watched:
+    """The connections of one call, served as the system says that they can be; `lost` is told of each that goes."""
+
+    def __init__(
+        self, connections: Iterable[Connection], *, lost: Callable[[Connection, str], None], wake: Wake
+    ) -> None:
         self.connections: list[Connection] = []
         self._poll = select.poll()
         self._by_number: dict[int, Connection] = {}
         self._waits_to_write: set[Connection] = set()
         self._looked_at = time.monotonic()
+        self._lost = lost
+        self._wake = wake
+        self._poll.register(wake, select.POLLIN)
         for connection in connections:
             self.add(connection)
 
@@ -45,8 +76,8 @@ class Watched:
         number = connection.fileno()
         try:
             begun = connection.begin()
-        except Lost:
-            self._drop(connection, number)
+        except Lost as loss:
+            self._drop(connection, number, loss)
             return True
         self._watch(connection)
         return begun
@@ -54,14 +85,17 @@ class Watched:
     def serve(self) -> None:
         """Wait until something can be read or written, and do it."""
         for number, events in self._poll.poll(_TICK_MS):
-            connection = self._by_number[number]
+            connection = self._by_number.get(number)
+            if connection is None:
+                self._wake.clear()
+                continue
             try:
                 if events & select.POLLOUT:
                     connection.flush()
                 if events & ~select.POLLOUT:
                     connection.receive()
-            except Lost:
-                self._drop(connection, number)
+            except Lost as loss:
+                self._drop(connection, number, loss)
             else:
                 if connection.wants_to_write or self._waits_to_write:
                     self._watch(connection)
@@ -79,15 +113,15 @@ class Watched:
             self._waits_to_write.discard(connection)
             self._poll.modify(connection, _READABLE)
 
-    def _drop(self, connection: Connection, number: int) -> None:
+    def _drop(self, connection: Connection, number: int, loss: Lost) -> None:
         self._poll.unregister(number)
         del self._by_number[number]
         self._waits_to_write.discard(connection)
         self.connections.remove(connection)
+        self._lost(connection, str(loss))
 
     def _end_silent(self, now: float) -> None:
         for number, connection in list(self._by_number.items()):
             limit = FINAL_SECONDS if connection.has_final_dot_out else REPLY_SECONDS
             if not connection.is_idle and now - connection.heard_at > limit:
-                self._drop(connection, number)
-                connection.lost(f"no answer for {limit} seconds")
+                self._drop(connection, number, connection.lost(f"no answer for {limit} seconds"))

@@ -101,7 +101,7 @@ def test_a_kept_connection_that_the_server_dropped_is_replaced() -> None:
         for _ in range(2):
             reports = list(transport.deliver(MAIL, people(3), until=lambda: FOREVER))
             assert [report.result for report in reports] == [Result.ACCEPTED] * 3
-            wait_until_closed([connection.socket for connection, _ in transport._kept])
+            wait_until_closed([connection.socket for connection, _ in transport._servers[0]._kept])
         transport.close()
     assert seen == [0, 1]
 

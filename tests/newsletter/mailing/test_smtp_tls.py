@@ -184,7 +184,7 @@ def test_a_kept_tls_connection_that_the_server_dropped_is_replaced(tls: Certifie
         for _ in range(2):
             reports = list(transport.deliver(MAIL, people(4), until=lambda: FOREVER))
             assert [report.result for report in reports] == [Result.ACCEPTED] * 4
-            connections = [connection for connection, _ in transport._kept]
+            connections = [connection for connection, _ in transport._servers[0]._kept]
             assert connections
             wait_until_closed([connection.socket for connection in connections])
         transport.close()
