@@ -4,6 +4,7 @@ from collections.abc import Collection
 from datetime import datetime, time, timedelta
 
 from django.conf import settings
+from django.contrib.auth.models import User
 from django.db import transaction
 from django.db.models import Q
 
@@ -123,13 +124,13 @@ def due(*, now: datetime) -> list[int]:
 def pause(campaign_id: int, *, reason: str, actor: str = "", now: datetime) -> None:
     """Stop handing out windows; what is on the wire ends. Raises WrongState.
 
-    Without an `actor` it is the system that pauses, and editors are told.
+    Editors are told unless one of them did it: an `actor` who is nobody's user name is the system.
     """
     campaign = get(campaign_id)
     with transaction.atomic():
         if not states.move(campaign_id, to=S.PAUSED, from_=(S.SENDING,), state_reason=reason[:300]):
             raise _wrong(campaign, "paused")
-        if not actor:
+        if not User.objects.filter(username=actor).exists():
             telling.note(campaign_id, EditorEvent.Kind.PAUSED, key=now.isoformat(), text=reason, now=now)
         _audit(actor or "system", "campaign.pause", campaign, reason=reason)
 

@@ -7,8 +7,10 @@ from datetime import datetime
 from django.conf import settings
 from django.db import transaction
 
-from subscribers.models import Subscriber, Suppression
+from subscribers.models import AuditEntry, Subscriber, Suppression
 
+# Who asked to be erased has no data here any more and did not ask to be mailed; only they can come back, by signing up.
+FOR_GOOD = frozenset({Suppression.Reason.ERASURE})
 KEY_VERSION = 1  # of SUPPRESSION_KEY, which cannot be rotated: the addresses are gone
 
 
@@ -29,6 +31,31 @@ def suppress(address_key: str, *, reason: str, source: str, now: datetime) -> bo
         )
         Subscriber.objects.filter(email_key=address_key, suppressed_at=None).update(suppressed_at=now)
     return is_new
+
+
+class CannotLift(Exception):
+    """The text is a sentence for a person."""
+
+
+def lift(address_key: str, *, why: str, actor: str) -> None:
+    """Let an address be mailed again, on the lists to which it is subscribed. Raises CannotLift.
+
+    Nobody is subscribed by it: whoever unsubscribed stays unsubscribed. The audit log keeps who did it and why, and no
+    address.
+    """
+    digest = address_hash(address_key)
+    with transaction.atomic():
+        suppression = Suppression.objects.select_for_update().filter(address_hash=digest).first()
+        if suppression is None:
+            raise CannotLift("This address is not suppressed.")
+        if suppression.reason in FOR_GOOD:
+            raise CannotLift("This person asked to be erased, so the suppression stays.")
+        details = {"why": why, "reason": suppression.reason, "since": suppression.since.isoformat()}
+        suppression.delete()
+        Subscriber.objects.filter(email_key=address_key).update(suppressed_at=None)
+        AuditEntry.objects.create(
+            actor=actor, action="suppression.lift", subject=f"address {digest.hex()[:12]}", details=details
+        )
 
 
 def suppressed_among(keys: Iterable[str]) -> set[str]:

@@ -140,7 +140,7 @@ def test_a_pause_by_the_system_is_told_with_its_reason_and_one_by_hand_is_not(
     scheduling.pause(going.pk, reason="Paused by bob.", actor="bob", now=NOW)
     assert telling.due(now=LATER) == []
     scheduling.resume(going.pk, actor="bob", now=NOW)
-    scheduling.pause(going.pk, reason="50 mails in a row were refused.", now=NOW)
+    scheduling.pause(going.pk, reason="50 mails in a row were refused.", actor="breaker", now=NOW)
     assert tell_all() == 2
     assert mail_server.messages[0]["Subject"] == "“Rain at last” is paused"
     assert "    50 mails in a row were refused.\n" in body(mail_server.messages[0])

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from django.conf import LazySettings
-from django.contrib.auth.models import User
+from django.contrib.auth.models import Permission, User
 from django.core.files.uploadedfile import SimpleUploadedFile
 from django.db import connection
 from django.test import Client
@@ -16,6 +16,7 @@ from django.urls import reverse
 from subscribers import suppressing, tasks
 from subscribers.admin.people import EstimatingPaginator
 from subscribers.models import ConsentRecord, ImportRun, List, Subscriber, Suppression
+from tests.conftest import NOW
 from tests.subscribers.conftest import Reader
 
 pytestmark = pytest.mark.django_db
@@ -116,3 +117,30 @@ def test_an_address_is_suppressed_by_typing_it_and_found_by_it(editor: Client, r
 def test_a_list_with_people_on_it_is_not_deleted(editor: Client, reader: Reader) -> None:
     address = reverse("admin:subscribers_list_delete", args=[reader.subscription.list_id])
     assert editor.get(address).status_code == 403
+
+
+def test_a_suppression_is_lifted_by_typing_the_address_and_saying_why(editor: Client, reader: Reader) -> None:
+    suppressing.suppress("ann@mail.example", reason="bounce", source="5.1.1", now=NOW)
+    page = reverse("admin:subscribers_suppression_lift")
+    assert page in editor.get(reverse("admin:subscribers_suppression_changelist")).content.decode()
+    answers: list[tuple[dict[str, str], str]] = [
+        ({}, "Say why"),
+        ({"address": "Ann@mail.example", "why": "a slip"}, "otherwise the address stays suppressed"),
+        ({"address": "bea@mail.example", "why": "a slip", "agreed": "on"}, "not suppressed"),
+    ]
+    for form, sentence in answers:
+        refused = editor.post(page, form)
+        assert (refused.status_code, sentence in refused.content.decode()) == (400, True)
+    assert suppressing.is_suppressed("ann@mail.example")
+    done = editor.post(page, {"address": "Ann@mail.example", "why": "a slip", "agreed": "on"})
+    assert done.status_code == 302
+    assert not suppressing.is_suppressed("ann@mail.example")
+
+
+def test_who_may_not_lift_a_suppression_is_not_shown_how(client: Client) -> None:
+    user = User.objects.create_user("author", "author@shed.example", is_staff=True)
+    user.user_permissions.set(Permission.objects.filter(codename="view_suppression"))
+    client.force_login(user)
+    page = reverse("admin:subscribers_suppression_lift")
+    assert page not in client.get(reverse("admin:subscribers_suppression_changelist")).content.decode()
+    assert client.get(page).status_code == 403

@@ -3,7 +3,7 @@
 import pytest
 
 from subscribers import suppressing
-from subscribers.models import Subscriber, Suppression
+from subscribers.models import AuditEntry, Subscriber, Suppression
 from tests.conftest import NOW
 from tests.subscribers.conftest import Reader
 
@@ -30,3 +30,23 @@ def test_an_address_that_nobody_knows_can_be_suppressed_too() -> None:
     assert suppressing.suppress("stranger@mail.example", reason="manual", source="", now=NOW)
     assert not Subscriber.objects.exists()
     assert suppressing.is_suppressed("stranger@mail.example")
+
+
+def test_lifting_lets_the_person_be_mailed_again_and_keeps_no_address(reader: Reader) -> None:
+    suppressing.suppress("ann@mail.example", reason="bounce", source="5.1.1", now=NOW)
+    suppressing.lift("ann@mail.example", why="typed wrongly", actor="ada")
+    reader.subscriber.refresh_from_db()
+    assert reader.subscriber.suppressed_at is None
+    assert not suppressing.is_suppressed("ann@mail.example")
+    entry = AuditEntry.objects.get(action="suppression.lift")
+    assert (entry.actor, entry.details["why"], entry.details["reason"]) == ("ada", "typed wrongly", "bounce")
+    assert "ann" not in f"{entry.subject} {entry.details}"
+
+
+def test_what_is_not_suppressed_or_asked_to_be_erased_is_not_lifted() -> None:
+    with pytest.raises(suppressing.CannotLift, match="is not suppressed"):
+        suppressing.lift("ann@mail.example", why="", actor="ada")
+    suppressing.suppress("ann@mail.example", reason="erasure", source="", now=NOW)
+    with pytest.raises(suppressing.CannotLift, match="asked to be erased"):
+        suppressing.lift("ann@mail.example", why="", actor="ada")
+    assert suppressing.is_suppressed("ann@mail.example")
