@@ -1,8 +1,10 @@
 """SMTP over kept connections to one or more servers, all served by one loop; nothing waits for one answer alone."""
 
 import logging
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
 from datetime import UTC, datetime
 from functools import partial
 
@@ -23,10 +25,13 @@ _ANSWERED = frozenset({Result.ACCEPTED, Result.DEFERRED, Result.FAILED})
 class SmtpTransport:
     """The servers of EMAIL_URL share the messages by weight; one that does not work is left out until it does again.
 
-    Connections are opened as they can be used, and kept until they fail, are idle too long, or are closed.
+    Connections are opened as they can be used, and kept until they fail, are idle too long, or are closed. They belong
+    to one call at a time: while one is under way, another thread's call has connections of its own.
     """
 
     def __init__(self, url: EmailUrl) -> None:
+        self._url = url
+        self._is_in_use = threading.Lock()
         self._servers = [Server(server) for server in url.servers]
         self._limit = sum(server.limit for server in self._servers)
 
@@ -37,6 +42,23 @@ class SmtpTransport:
         *,
         until: Callable[[], datetime],
         begins: Callable[[DeliveryKey], None] = lambda key: None,
+    ) -> Iterator[Report]:
+        if not self._is_in_use.acquire(blocking=False):
+            with closing(SmtpTransport(self._url)) as own:
+                yield from own.deliver(personalizer, recipients, until=until, begins=begins)
+            return
+        try:
+            yield from self._deliver(personalizer, recipients, until=until, begins=begins)
+        finally:
+            self._is_in_use.release()
+
+    def _deliver(
+        self,
+        personalizer: Personalizer,
+        recipients: Iterable[Recipient],
+        *,
+        until: Callable[[], datetime],
+        begins: Callable[[DeliveryKey], None],
     ) -> Iterator[Report]:
         if not self._working():
             raise TransportError(self._why())

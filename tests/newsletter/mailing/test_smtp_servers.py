@@ -10,6 +10,7 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -217,6 +218,18 @@ def test_only_when_no_server_works_is_it_said_with_the_reason_of_each() -> None:
         with pytest.raises(TransportError, match="Connection refused"):
             list(transport.deliver(MAIL, waiting, until=lambda: FOREVER))
         assert len(list(waiting)) == 3, "while all rest nobody is marked as being sent"
+
+
+def test_two_threads_at_once_hurt_neither(mail_server: MailServer) -> None:
+    with transport_to(f"{mail_server.url}?connections=2") as transport:
+        under_way = transport.deliver(MAIL, people(20), until=lambda: FOREVER)
+        first = next(under_way)
+        with ThreadPoolExecutor(2) as pool:
+            for reports in pool.map(lambda _: deliver(transport, 20), range(2)):
+                assert all_accepted(reports, 20)
+        assert all_accepted([first, *under_way], 20)
+        assert all_accepted(deliver(transport, 20), 20)
+    assert len(mail_server.received) == 80
 
 
 # Rests -------------------------------------------------------------------------------------------------------------
