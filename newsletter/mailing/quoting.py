@@ -13,7 +13,7 @@ def quoted_printable(text: str) -> bytes:
     It may end without a line end; it must begin at the start of a line.
     """
     normal = text.replace("\r\n", "\n").replace("\r", "\n")
-    encoded = binascii.b2a_qp(normal.encode("utf-8"), quotetabs=False, istext=True)
+    encoded = binascii.b2a_qp(normal.encode("utf-8", "replace"), quotetabs=False, istext=True)
     if _DOT_LINE.search(encoded):
         encoded = b"\n".join(_undotted(line) for line in encoded.split(b"\n"))
     return encoded.replace(b"\n", b"\r\n")
@@ -27,7 +27,7 @@ def _undotted(line: bytes) -> bytes:
         return line
     # Two characters longer: past the 76 of RFC 2045 the rest goes to a line of its own, but no escape is cut in two.
     cut = 70 if b"=" not in line[66:70] else 65
-    return line[:cut] + b"=\n" + line[cut:]
+    return line[:cut] + b"=\n" + _undotted(line[cut:])
 
 
 def quoted_value(value: str) -> bytes:

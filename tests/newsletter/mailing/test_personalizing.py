@@ -147,6 +147,13 @@ def test_quoted_printable_reads_back(text: str) -> None:
     assert all(len(line) <= 76 and not line.startswith(b".") for line in encoded.split(b"\r\n"))
 
 
+@pytest.mark.parametrize("unit", [".", "..\n", "é.", ".é", ". ", "=.", "a.", "\n."])
+def test_no_line_of_quoted_printable_starts_with_a_dot_however_many_there_are(unit: str) -> None:
+    for count in range(400):
+        lines = quoted_printable(unit * count).split(b"\r\n")
+        assert all(len(line) <= 76 and not line.startswith(b".") for line in lines)
+
+
 @pytest.mark.parametrize(
     "name", ['Ann "The Gardener" Lee', "Lee, Ann", "Ánna Ünger", "🌱 Sprout", "أحمد", "田中 花子", "x" * 200]
 )
