@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 
 from campaigns import batching, composing, pacing
 from campaigns.batching import Heartbeat, Lease
+from campaigns.breaking import Strain
 from campaigns.journal import Journal
 from campaigns.models import DeliveryState
 from campaigns.pacing import Pace
@@ -71,12 +72,18 @@ def send_batch(
             reports = transport.deliver(personalizer, sending, until=sending.until, begins=sending.begins)
             for report in reports:
                 sending.told(report)
+            if sending.is_interrupted and clock() < sending.until():
+                # It gave people back, and not because our time was over.
+                sending.strain.ended(TransportError(sending.why), accepted=sending.outcome.sent)
         except TransportError as error:
             log.warning("batch %s waits: %s", batch_id, error)
             sending.is_interrupted = True
+            sending.strain.ended(error, accepted=sending.outcome.sent)
             sending.wait = error.retry_after or TRANSPORT_DOWN_DELAY
         sending.settle()
-        return _close(lease, sending, now=clock())
+        outcome = _close(lease, sending, now=clock())
+    sending.strain.add(accepted=outcome.sent, now=clock())
+    return outcome
 
 
 class _Sending:
@@ -88,10 +95,12 @@ class _Sending:
         self.lease = lease
         self.pace = pace  # None: nothing is limited
         self.outcome = Outcome()
+        self.strain = Strain(lease.campaign_id)
         self.longest_wait = 0  # attempts of the row that was put off most often
         self._clock = clock
         self.is_told_to_stop = stopping
         self.is_interrupted = False  # the transport gave people back
+        self.why = "The mail server ends its connections."
         self.wait = TRANSPORT_DOWN_DELAY  # how long the transport asks to be left alone after that
         self._open: dict[int, int] = {}  # people marked as being sent → attempts, until told what became of them
         self._heartbeat = Heartbeat(lease, clock=clock)
@@ -162,6 +171,7 @@ class _Sending:
         state = _STATES[report.result]
         if report.result is Result.NOT_SENT:
             self.is_interrupted = True
+            self.why = report.text or self.why
             if self.pace:
                 self.pace.came_back(report.key.subscriber_id)
         elif state is DeliveryState.DEFERRED:
@@ -172,6 +182,8 @@ class _Sending:
         self._journal.answered(report.key.subscriber_id, state)
         self._windows.told.append(Told(report, state, now))
         self.outcome.count(state)
+        if self.strain.note(report, accepted=self.outcome.sent):
+            self.strain.add(accepted=self.outcome.sent, now=now)
 
     def settle(self) -> None:
         """Write what was told; whoever was marked and not told of was never begun."""

@@ -361,3 +361,21 @@ class SendingLimit(models.Model):
 
     def __str__(self) -> str:
         return self.name
+
+
+class SendingHealth(models.Model):
+    """What breaking.py judges a campaign by: what batches saw, and how it stood when somebody last resumed."""
+
+    campaign = models.OneToOneField(Campaign, on_delete=models.CASCADE, primary_key=True, related_name="health")
+    accepted = models.PositiveIntegerField(db_default=0, default=0)
+    refused = models.PositiveIntegerField(
+        db_default=0, default=0, help_text=_("Mailboxes that a server refused for good.")
+    )
+    failures = models.PositiveIntegerField(
+        db_default=0, default=0, help_text=_("Failures of the transport or sender since the last acceptance.")
+    )
+    last_failure = models.CharField(max_length=200, blank=True, db_default="", default="")
+    seen_accepted = models.PositiveIntegerField(db_default=0, default=0)
+    seen_refused = models.PositiveIntegerField(db_default=0, default=0)
+    seen_bounced = models.PositiveIntegerField(db_default=0, default=0)
+    seen_complained = models.PositiveIntegerField(db_default=0, default=0)

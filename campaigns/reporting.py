@@ -6,12 +6,13 @@ with the ledger's rows in one statement, so that nobody ever scans events for a 
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from django.db import connection, transaction
 from django.db.models import F
 
+from campaigns import breaking
 from campaigns.models import Campaign, CampaignFigures, Delivery, DeliveryState, Outcome
 
 # By SMTP nobody says that a mail arrived; accepted without a bounce for so long counts as delivered.
@@ -228,4 +229,6 @@ def record_outcome(campaign_id: int, subscriber_id: int, outcome: Outcome) -> bo
         if figure:
             CampaignFigures.objects.get_or_create(campaign_id=campaign_id)
             CampaignFigures.objects.filter(campaign_id=campaign_id).update(**{figure: F(figure) + 1})
+    if figure:
+        breaking.check(campaign_id, now=datetime.now(UTC))
     return True

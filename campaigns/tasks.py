@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 from celery import shared_task
 
-from campaigns import batching, closing, delivering, doubting, limiting, scheduling, telling, workers
+from campaigns import batching, breaking, closing, delivering, doubting, limiting, scheduling, telling, workers
 from newsletter.celery import stopping
 from newsletter.mailing.transports import transport
 
@@ -36,6 +36,7 @@ def sweep() -> None:
         launch.delay(campaign_id)
     if batching.take_back_expired(now=now):
         doubting.recount_open(now=now)
+    breaking.check(now=now)
     _hand_out()
     finish()
     for event_id in telling.due(now=now):

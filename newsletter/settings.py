@@ -167,6 +167,13 @@ DNS_SERVERS = env.list("DNS_SERVERS", default=[])
 BATCH_SIZE = env.int("BATCH_SIZE", default=2_000)  # most recipients of one Celery task
 UNDO_SEND_SECONDS = env.int("UNDO_SEND_SECONDS", default=60)  # what the admin sends can be taken back so long
 BATCH_LEASE_SECONDS = env.int("BATCH_LEASE_SECONDS", default=120)
+# A campaign pauses itself at so many failures of the transport in a row, and past so many bounces or complaints of a
+# hundred mails once so many were sent; 0 switches one off. Gmail's guidelines ask for less than 0.3 % complaints.
+BREAKER_FAILURES = env.int("BREAKER_FAILURES", default=20)
+BREAKER_BOUNCE_PERCENT = env.float("BREAKER_BOUNCE_PERCENT", default=5.0)
+BREAKER_BOUNCE_AFTER = env.int("BREAKER_BOUNCE_AFTER", default=200)
+BREAKER_COMPLAINT_PERCENT = env.float("BREAKER_COMPLAINT_PERCENT", default=0.3)
+BREAKER_COMPLAINT_AFTER = env.int("BREAKER_COMPLAINT_AFTER", default=500)
 SETTLING_SECONDS = env.int("SETTLING_SECONDS", default=300)  # a verdict is provisional until then
 OPPORTUNITY_HOURS = env.int("OPPORTUNITY_HOURS", default=72)  # a campaign counts for hygiene after this
 CONFIRMATION_DAYS = 7

@@ -38,6 +38,7 @@ class Report(NamedTuple):
     result: Result
     code: str = ""  # enhanced status code (RFC 3463) where there is one, else the reply code
     text: str = ""
+    is_general: bool = False  # the answer was to the sender or the mail, not to this recipient's address
 
 
 class Transport(Protocol):

@@ -76,7 +76,7 @@ class Connection:
         self._handed_over = 0  # bytes of the current write that the kernel took
         self._dot_at = 0  # place in the current write after which the message in doubt is complete; 0: none
         self._envelope: Message | None = None  # its MAIL, RCPT and DATA are under way
-        self._refusal: tuple[int, str] | None = None
+        self._refusal: tuple[int, str, bool] | None = None  # and whether it was to MAIL
         self._in_doubt: Message | None = None  # its final dot is under way or out
         self.heard_at = time.monotonic()
         self.is_closed = False
@@ -236,7 +236,7 @@ class Connection:
                 # No login (530, RFC 4954), a sender it does not know: that says nothing of this recipient.
                 raise self.lost(f"it takes no mail from us: {code} {text}")
             if code not in {250, 251} and self._refusal is None:
-                self._refusal = (code, text)
+                self._refusal = (code, text, step is _Step.MAIL)
         elif step is _Step.DATA:
             self._go_ahead(code, text)
         if self._waiting and not self._expected and not self._out:
@@ -276,7 +276,7 @@ class Connection:
                 self._expected.append(_Step.FINAL)
             self._write(b"".join((message.content, b".\r\n", envelope)), dot_at=len(message.content) + 3)
             return
-        refused = self._refusal or (code, text)
+        refused = self._refusal or (code, text, True)
         self.report(_report(message, *refused))
         # Every recipient was refused, yet the server waits for a message: a lone dot. Else the transaction is dropped.
         closing = b".\r\n" if code == 354 else b"RSET\r\n"
@@ -318,8 +318,8 @@ def _parsed(raw: bytes) -> tuple[int, str]:
     return code, " ".join(line[4:].strip() for line in lines)[:500]
 
 
-def _report(message: Message, code: int, text: str) -> Report:
+def _report(message: Message, code: int, text: str, is_general: bool = True) -> Report:
     if 200 <= code < 300:
         return Report(message.key, Result.ACCEPTED)
     result = Result.FAILED if 500 <= code < 600 else Result.DEFERRED
-    return Report(message.key, result, status_code(code, text), f"{code} {text}")
+    return Report(message.key, result, status_code(code, text), f"{code} {text}", is_general)
