@@ -115,6 +115,8 @@ def compile_campaign(campaign: Campaign, *, layout_mjml: str | None = None, now:
             "list_id": list_id(of_list.name, of_list.slug, sender.domain).decode("ascii"),
             "feedback_id": f"{campaign.pk or 0}:{of_list.slug}:issue:{sender.pk or 0}",
             "verp": "1" if settings.BOUNCE_ADDRESS else "",
+            # A key that is rotated in mid-campaign must not give a retry another Message-ID.
+            "key": str(keyring().current[0]),
         }
         return sandbox.compile_source(source, headers=headers, date=now)
     except BusyError as error:
@@ -134,7 +136,7 @@ def personalizer(compiled: Compiled, campaign_id: int) -> Personalizer:
     """A compiled mail with this installation's keys and addresses."""
     return Personalizer(
         compiled,
-        keyring=keyring(),
+        keyring=keyring().led_by(compiled.headers.get("key", "")),
         addresses=Addresses(settings.SITE_URL, settings.EDGE_URL),
         mail_from=settings.BOUNCE_ADDRESS or compiled.headers["sender_email"],
         boundary=f"=_nl-{campaign_id}",

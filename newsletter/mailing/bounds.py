@@ -27,6 +27,7 @@ TAG_LIMIT = 1_000  # characters of one merge tag
 TAGS_LIMIT = 1_000  # merge tags of one source
 SOURCE_LIMIT = 1_000_000  # bytes of a text or a layout
 PAGE_LIMIT = 2_000_000  # bytes of the HTML that they may become; Gmail shows 102 KB of it
+MESSAGE_LIMIT = 10_000_000  # bytes of one message; many servers take no more
 NODE_STEPS = 10
 
 BLOCK_STARTS = frozenset({"if", "unless", "case", "for", "comment"})

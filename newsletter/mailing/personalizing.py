@@ -177,6 +177,8 @@ class Personalizer:
             for place in places:
                 parts[place] = value
         content = b"".join(parts)
+        if len(content) > bounds.MESSAGE_LIMIT:
+            raise PersonalizeError(f"The mail would have {len(content) // 1_000_000} MB for this recipient.")
         if self._sign is not None and is_signed:
             content = self._sign(content) + content
         sender = self._mail_from

@@ -72,6 +72,11 @@ class Keyring:
             raise ValueError("TOKEN_KEYS is empty")
         return cls(keys)
 
+    def led_by(self, key_id: str) -> "Keyring":
+        """The same keys with this one signing, if it is there still: what began with a key goes on with it."""
+        number = int(key_id) if key_id.isdigit() else -1
+        return Keyring({number: self.keys[number], **self.keys}) if number in self.keys else self
+
     @property
     def current(self) -> tuple[int, bytes]:
         return next(iter(self.keys.items()))

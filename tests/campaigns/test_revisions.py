@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable
 from datetime import timedelta
 from email import message_from_bytes, policy
+from typing import Any
 
 import pytest
 from django.test import Client
@@ -42,6 +43,22 @@ def test_each_attempt_by_any_worker_is_the_same_bytes(ada: Subscriber, launched:
     assert mail["Date"] == NOW.strftime("%a, %d %b %Y %H:%M:%S +0000")
     message_id = delivery_tokens(keyring(), DeliveryKey(campaign.pk, ada.pk)).message_id
     assert str(mail["Message-ID"]).startswith(f"<{message_id}@")
+
+
+def test_a_key_that_is_rotated_in_mid_campaign_changes_no_retry(
+    ada: Subscriber, launched: Callable[..., Campaign], settings: Any
+) -> None:
+    campaign = launched()
+    recipient = composing.recipient_of(ada, campaign.pk)
+    first = composing.revision(campaign.pk).message(recipient)
+    settings.TOKEN_KEYS = ["77:a-newer-secret", *settings.TOKEN_KEYS]
+    keyring.cache_clear()
+    composing.frozen.cache_clear()
+    try:
+        assert keyring().current[0] == 77
+        assert composing.revision(campaign.pk).message(recipient) == first
+    finally:
+        keyring.cache_clear()
 
 
 def test_what_is_edited_after_the_freeze_reaches_nobody(

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from newsletter.mailing.bounds import VALUE_LIMIT, read_values
 from newsletter.mailing.headers import NAME_LIMIT, one_line
 from newsletter.mailing.mergetags import plain
-from newsletter.mailing.personalizing import Message, Personalizer
+from newsletter.mailing.personalizing import Message, PersonalizeError, Personalizer
 from tests.newsletter.mailing.building import LETTER, compiled, person, personalizer
 
 STRICT = policy.SMTP.clone(raise_on_defect=True)
@@ -180,3 +180,11 @@ def test_a_mail_without_any_value_is_still_a_mail() -> None:
         check_wire(message.content)
         assert "[[]]" in part(parsed(message), "plain")
         assert "[[]]" in part(parsed(message), "html")
+
+
+def test_a_mail_that_one_persons_values_would_blow_up_is_not_made() -> None:
+    # Both parts, each value as three characters a byte: past what servers take.
+    mail = personalizer(compiled(" ".join(f"{{{{ a{n} }}}}" for n in range(200))))
+    with pytest.raises(PersonalizeError, match=r"would have \d\d MB for this recipient"):
+        made(mail, **{f"a{n}": "ü" * 5_000 for n in range(200)})
+    check_wire(made(mail, a1="ü").content)
