@@ -159,7 +159,7 @@ _WORDS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "o
 def email_backend(url: EmailUrl) -> str:
     """The Django mail backend of a transport. Raises ValueError for a scheme that nobody speaks."""
     if url.is_smtp:
-        return "django.core.mail.backends.smtp.EmailBackend"
+        return "newsletter.mailing.backend.EmailBackend"
     if url.scheme not in ESP_BACKENDS:
         known = ", ".join(["smtp", "smtps", *sorted(ESP_BACKENDS)])
         raise ValueError(f"EMAIL_URL names no mail service known here: {url.scheme} (known: {known})")

@@ -15,7 +15,7 @@ from aiosmtpd.smtp import SMTP, Envelope, Session
 from django.conf import LazySettings
 from django.contrib.auth.models import User
 
-from newsletter.env import email_url
+from newsletter.env import email_backend, email_url
 from newsletter.mailing import transports
 from subscribers.models import List, SenderIdentity, Subscriber, Subscription
 
@@ -88,7 +88,7 @@ def mail_server(settings: LazySettings) -> Iterator[MailServer]:
     server.port = controller.port
     settings.EMAIL_URL = server.url
     settings.MAIL_TRANSPORT = email_url(server.url)
-    settings.EMAIL_BACKEND = "newsletter.mailing.backend.EmailBackend"
+    settings.EMAIL_BACKEND = email_backend(settings.MAIL_TRANSPORT)
     transports.transport.cache_clear()
     yield server
     transports.transport().close()
