@@ -23,6 +23,8 @@ LIST_HEADERS = frozenset({"List-Unsubscribe", "List-Unsubscribe-Post", "List-Id"
 # A run of braces is a template's syntax, and a single one may stand next to a placeholder and lengthen it.
 _BRACES = r"[{}]{2,}|\A\}|\{\Z"
 _BRACES_AND_TAGS = rf"{_BRACES}|\{{[%#]|[%#]\}}"
+# A word between percent signs; a placeholder's own sign may be the one before it, or after it.
+_PERCENTS = r"%[A-Za-z_][\w.:-]*%?(?:[\w.:-]+%)*|\A(?:[\w.:-]+%)+|%\Z"
 
 
 class Way(Enum):
@@ -95,7 +97,7 @@ PROVIDERS: dict[str, Provider] = {
         f"{_OURS}.MailgunBackend",
         Way.MERGE,
         limit=1_000,
-        syntax=Syntax("%recipient.{}%", re.compile(r"%[A-Za-z_][\w.:-]*%?|\A[\w.:-]+%|%\Z")),
+        syntax=Syntax("%recipient.{}%", re.compile(_PERCENTS)),
         merges_headers=True,
     ),
     # Send API v3.1: 50 messages a call; the template language is read only where a call asks for it, a mail with an

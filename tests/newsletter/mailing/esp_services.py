@@ -3,7 +3,6 @@ get can be looked at. A server is strict where its service is: syntax that it do
 """
 
 import base64
-import html
 import json
 import re
 import threading
@@ -16,6 +15,9 @@ from email.parser import BytesParser
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import unquote
+
+from tests.newsletter.mailing import esp_merging
+from tests.newsletter.mailing.esp_merging import BadCall
 
 Reply = tuple[int, dict[str, str], Any]
 
@@ -42,10 +44,6 @@ class Arrived:
     @property
     def text(self) -> str:
         return self.parts[2]
-
-
-class BadCall(Exception):
-    """What a service refuses with 400."""
 
 
 @dataclass
@@ -107,7 +105,7 @@ class Service:
             self.errors.append(error)
             return 400, {}, {"message": repr(error)}
         self.arrived += arrived
-        return (200, {}, body) if canned is not None else None
+        return (200, {"X-Message-Id": "1"}, body) if canned is not None else None
 
 
 @contextmanager
@@ -165,21 +163,10 @@ def mailgun(call: Call) -> tuple[list[Arrived], Any]:
     for to in form["to"]:
         name, address = mailbox(to)
         own = variables[address]
-
-        def merged(text: str, own: dict[str, str] = own) -> str:
-            # Mailgun's own tags are filled in first, for instance %unsubscribe_url%.
-            text = re.sub(r"%(unsubscribe_url|tag_unsubscribe_url|unsubscribe_email)%", "MAILGUN'S OWN", text)
-            once = re.sub(r"%recipient\.([\w:-]+)%", lambda found: own.get(found.group(1), found.group()), text)
-            one_by_one = text
-            for key, value in own.items():
-                one_by_one = one_by_one.replace(f"%recipient.{key}%", value)
-            assert once == one_by_one, "it must not matter how the service goes about it"
-            return once
-
-        headers = {key[2:]: merged(value[0]) for key, value in form.items() if key.startswith("h:")}
+        headers = {key[2:]: esp_merging.mailgun(value[0], own) for key, value in form.items() if key.startswith("h:")}
         tracking = form["o:tracking-opens"] != ["no"] or form["o:tracking-clicks"] != ["no"]
-        parts = [merged(form[part][0]) for part in ("subject", "html", "text")]
-        arrived.append(Arrived(address, name, parts, headers, merged(form["v:d"][0]), tracking))
+        parts = [esp_merging.mailgun(form[part][0], own) for part in ("subject", "html", "text")]
+        arrived.append(Arrived(address, name, parts, headers, esp_merging.mailgun(form["v:d"][0], own), tracking))
     return arrived, {"id": "<1@mg.shed.example>", "message": "Queued. Thank you."}
 
 
@@ -199,14 +186,12 @@ def sendgrid(call: Call) -> tuple[list[Arrived], Any]:
         if sum(len(key) + len(value.encode()) for key, value in substitutions.items()) > 10_000:
             raise BadCall("substitutions are too large")
 
-        def merged(text: str, substitutions: dict[str, str] = substitutions) -> str:
-            for tag, value in substitutions.items():
-                text = text.replace(tag, value)
-            return text
-
         settings = data["tracking_settings"]
         tracking = any(settings[name]["enable"] for name in settings)
-        parts = [merged(text) for text in (data["subject"], content["text/html"], content["text/plain"])]
+        parts = [
+            esp_merging.sendgrid(text, substitutions)
+            for text in (data["subject"], content["text/html"], content["text/plain"])
+        ]
         custom = {**data.get("custom_args", {}), **one.get("custom_args", {})}
         headers = {**data["headers"], **one.get("headers", {})}
         arrived.append(Arrived(to["email"], to.get("name", ""), parts, headers, custom["d"], tracking))
@@ -221,29 +206,11 @@ def brevo(call: Call) -> tuple[list[Arrived], Any]:
     arrived = []
     for version in data["messageVersions"]:
         (to,) = version["to"]
-        parts = [brevo_merged(data[part], version["params"]) for part in ("subject", "htmlContent", "textContent")]
+        parts = [esp_merging.brevo(data[part], version["params"]) for part in ("subject", "htmlContent", "textContent")]
         headers = dict(version["headers"])  # a version's headers stand instead of the message's
         token = json.loads(headers.pop("X-Mailin-custom"))["d"]
         arrived.append(Arrived(to["email"], to.get("name", ""), parts, headers, token))
     return arrived, {"messageIds": [f"<{i}@smtp-relay.example>" for i in range(len(arrived))]}
-
-
-def brevo_merged(text: str, params: dict[str, str]) -> str:
-    escapes = True
-    written = []
-    tokens = re.compile(r"\{\{\s*params\.(\w+)\s*\}\}|\{%\s*autoescape off\s*%\}|\{%\s*endautoescape\s*%\}|\{[{%#]")
-    place = 0
-    for found in tokens.finditer(text):
-        written.append(text[place : found.start()])
-        place = found.end()
-        if found.group(1):
-            value = params[found.group(1)]
-            written.append(html.escape(value) if escapes else value)
-        elif "autoescape" in found.group():
-            escapes = "end" in found.group()
-        else:
-            raise BadCall(f"template syntax error at {text[found.start() : found.start() + 40]!r}")
-    return "".join((*written, text[place:]))
 
 
 def mailjet(call: Call) -> tuple[list[Arrived], Any]:
@@ -260,16 +227,8 @@ def mailjet(call: Call) -> tuple[list[Arrived], Any]:
         whole = {**shared, **message}
         assert whole["TemplateLanguage"] is True
 
-        def merged(text: str, own: dict[str, str] = whole["Variables"]) -> str:
-            def fill(found: re.Match[str]) -> str:
-                if not found.group(1):
-                    raise BadCall(f"template error at {found.group()}")
-                return own[found.group(1)]
-
-            return re.sub(r"\{\{var:(\w+)\}\}|\{[{%#]", fill, text)
-
         tracking = (whole["TrackOpens"], whole["TrackClicks"]) != ("disabled", "disabled")
-        parts = [merged(whole[part]) for part in ("Subject", "HTMLPart", "TextPart")]
+        parts = [esp_merging.mailjet(whole[part], whole["Variables"]) for part in ("Subject", "HTMLPart", "TextPart")]
         token = json.loads(whole["EventPayload"])["d"]
         arrived.append(Arrived(to["Email"], to.get("Name", ""), parts, whole["Headers"], token, tracking))
     said = [{"Status": "success", "To": [{"Email": one.to, "MessageID": 1}]} for one in arrived]
@@ -284,26 +243,20 @@ def sparkpost(call: Call) -> tuple[list[Arrived], Any]:
     content = data["content"]
     arrived = []
     for one in data["recipients"]:
-
-        def merged(text: str, own: dict[str, str] = one["substitution_data"], *, escapes: bool = False) -> str:
-            def fill(found: re.Match[str]) -> str:
-                if found.group(1):
-                    return own[found.group(1)]
-                if not found.group(2):
-                    raise BadCall(f"substitution error at {found.group()}")
-                return html.escape(own[found.group(2)]) if escapes else own[found.group(2)]
-
-            return re.sub(r"\{\{\{(\w+)\}\}\}|\{\{(\w+)\}\}|\{\{|\}\}", fill, text)
-
+        own = one["substitution_data"]
         name, address = mailbox(one["address"]["header_to"])
         assert address == one["address"]["email"]
         options = data["options"]
-        headers = {key: merged(value) for key, value in content["headers"].items()}
+        headers = {key: esp_merging.sparkpost(value, own) for key, value in content["headers"].items()}
         arrived.append(
             Arrived(
                 address,
                 name,
-                (merged(content["subject"]), merged(content["html"], escapes=True), merged(content["text"])),
+                [
+                    esp_merging.sparkpost(content["subject"], own),
+                    esp_merging.sparkpost(content["html"], own, escapes=True),
+                    esp_merging.sparkpost(content["text"], own),
+                ],
                 headers,
                 one["metadata"]["d"],
                 options["open_tracking"] or options["click_tracking"],
@@ -363,6 +316,89 @@ def ses(call: Call) -> tuple[list[Arrived], Any]:
     return [Arrived(address, name, (str(mail["Subject"]), *found), headers, token)], {"MessageId": "1"}
 
 
+def mailtrap(call: Call) -> tuple[list[Arrived], Any]:
+    """Mailtrap: a base and requests that override it."""
+    assert call.path == "/api/batch"
+    assert call.headers["api-token"] == "key"
+    base = call.json["base"]
+    arrived = []
+    for request in call.json["requests"]:
+        one = {**base, **request}
+        (to,) = one["to"]
+        parts = (one["subject"], one["html"], one["text"])
+        token = one["custom_variables"]["d"]
+        arrived.append(Arrived(to["email"], to.get("name", ""), parts, one["headers"], token))
+    said = [{"success": True, "message_ids": [str(i)]} for i in range(len(arrived))]
+    return arrived, {"success": True, "responses": said}
+
+
+def mandrill(call: Call) -> tuple[list[Arrived], Any]:
+    """Mandrill: one message; merge tags are read only where `merge` is on or there are variables."""
+    assert call.path == "/api/1.0/messages/send.json"
+    assert call.json["key"] == "key"
+    one = call.json["message"]
+    assert one["merge"] is False
+    assert not {"merge_vars", "global_merge_vars"} & set(one)
+    (to,) = one["to"]
+    parts = (one["subject"], one["html"], one["text"])
+    tracking = one["track_opens"] or one["track_clicks"]
+    arrived = Arrived(to["email"], to.get("name", ""), parts, one["headers"], one["metadata"]["d"], tracking)
+    return [arrived], [{"email": to["email"], "status": "queued", "_id": "1"}]
+
+
+def mailersend(call: Call) -> tuple[list[Arrived], Any]:
+    """MailerSend: one message; headers are for enterprise accounts, so there may be none."""
+    assert call.path == "/v1/email"
+    assert call.headers["authorization"] == "Bearer key"
+    one = call.json
+    if "headers" in one:
+        raise BadCall("The headers feature is available to Enterprise accounts only.")
+    (to,) = one["to"]
+    headers = {"List-Unsubscribe": one["list_unsubscribe"], "Precedence": "bulk" if one["precedence_bulk"] else ""}
+    tracking = one["settings"]["track_opens"] or one["settings"]["track_clicks"]
+    parts = (one["subject"], one["html"], one["text"])
+    return [Arrived(to["email"], to.get("name", ""), parts, headers, one["tags"][0], tracking)], {}
+
+
+def postal(call: Call) -> tuple[list[Arrived], Any]:
+    """Postal: one message, its tag all that can be said about it."""
+    assert call.path == "/api/v1/send/message"
+    assert call.headers["x-server-api-key"] == "key"
+    one = call.json
+    name, address = mailbox(one["to"][0])
+    parts = (one["subject"], one["html_body"], one["plain_body"])
+    said = {"status": "success", "data": {"messages": {address: {"id": 1}}}}
+    return [Arrived(address, name, parts, one["headers"], one["tag"])], said
+
+
+def scaleway(call: Call) -> tuple[list[Arrived], Any]:
+    """Scaleway: one message, headers as keys and values."""
+    assert call.path == "/emails"
+    assert call.headers["x-auth-token"] == "key"
+    one = call.json
+    (to,) = one["to"]
+    headers = {header["key"]: header["value"] for header in one["additional_headers"]}
+    token = json.loads(headers.pop("X-Metadata"))["d"]
+    parts = (one["subject"], one["html"], one["text"])
+    said = {"emails": [{"mail_rcpt": to["email"], "id": "1", "status": "sending"}]}
+    return [Arrived(to["email"], to.get("name", ""), parts, headers, token)], said
+
+
+def unisender_go(call: Call) -> tuple[list[Arrived], Any]:
+    """Unisender Go: one message, no template engine."""
+    assert call.path == "/email/send.json"
+    assert call.headers["x-api-key"] == "key"
+    one = call.json["message"]
+    assert one["template_engine"] == "none"
+    (to,) = one["recipients"]
+    parts = (one["subject"], one["body"]["html"], one["body"]["plaintext"])
+    token = one["global_metadata"]["d"]
+    name = to.get("substitutions", {}).get("to_name", "")
+    tracking = bool(one["track_links"] or one["track_read"])
+    said = {"status": "success", "job_id": "1", "emails": [to["email"]]}
+    return [Arrived(to["email"], name, parts, one["headers"], token, tracking)], said
+
+
 @dataclass(frozen=True)
 class Wire:
     """A service and how EMAIL_URL is written for it."""
@@ -380,6 +416,12 @@ WIRES: dict[str, Wire] = {
     "sparkpost": Wire("sparkpost://key@?api_url={}/api/v1", sparkpost, 200),
     "postmark": Wire("postmark://key@?api_url={}", postmark, 200),
     "resend": Wire("resend://key@?api_url={}", resend, 100),
+    "mailtrap": Wire("mailtrap://key@?api_url={}/api", mailtrap, 200),
+    "mandrill": Wire("mandrill://key@?api_url={}/api/1.0", mandrill, 1),
+    "mailersend": Wire("mailersend://key@?api_url={}/v1", mailersend, 1),
+    "postal": Wire("postal://key@?api_url={}", postal, 1),
+    "scaleway": Wire("scaleway://key@?project_id=1&api_url={}", scaleway, 1),
+    "unisender-go": Wire("unisender-go://key@?api_url={}", unisender_go, 1),
     "ses": Wire("ses://key:secret@?region=eu-west-1&endpoint_url={}", ses, 1),
 }
 
