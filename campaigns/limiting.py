@@ -21,6 +21,8 @@ from django.db.models import Max, Min
 from django.utils import timezone
 from django.utils.formats import date_format, number_format
 from django.utils.translation import gettext as _
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from campaigns import local_hours
 from campaigns.batching import ENQUEUE_AGAIN, ENQUEUE_AT_ONCE
@@ -123,7 +125,9 @@ def _rules(current: _Loaded, sender_id: int) -> Rules | None:
 @cache
 def server() -> "redis.Redis":
     """The Valkey of the streams: it evicts nothing and outlives a restart, as the day's counters must."""
-    return redis.Redis.from_url(settings.STREAM_URL, socket_timeout=2, socket_connect_timeout=2)
+    # One try: whoever asks comes again by themselves, and a worker's clock must not stand still.
+    once = Retry(NoBackoff(), 0)
+    return redis.Redis.from_url(settings.STREAM_URL, socket_timeout=1, socket_connect_timeout=1, retry=once)
 
 
 def throttle() -> Throttle:
@@ -185,11 +189,8 @@ def say_that_somebody_waits() -> None:
 
 
 def is_somebody_waiting() -> bool:
-    """Whether somebody waits for a rate and nobody else has said so in the last moment; for the workers' clock."""
-    try:
-        return bool(server().exists(WAITING_KEY)) and bool(server().set(TICK_KEY, 1, nx=True, px=TICK_MS))
-    except redis.RedisError:
-        return False
+    """Whether somebody waits for a rate and nobody else has said so in the last moment. Raises redis.RedisError."""
+    return bool(server().exists(WAITING_KEY)) and bool(server().set(TICK_KEY, 1, nx=True, px=TICK_MS))
 
 
 # In words --------------------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from typing import Any
 from billiard import active_children
 from celery import Celery, bootsteps
 from celery.signals import task_postrun, task_prerun, worker_process_init, worker_ready, worker_shutting_down
+from redis import RedisError
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "newsletter.settings")
 
@@ -27,6 +28,7 @@ app.config_from_object("django.conf:settings", namespace="CELERY")
 app.autodiscover_tasks()
 
 ROOM_SECONDS = 0.25  # how often a worker looks whether mail that waited for a limit may go
+AWAY_SECONDS = 10.0  # after Valkey did not answer; the sweep finds what is due meanwhile
 
 
 class LimitClock(bootsteps.StartStopStep):
@@ -39,18 +41,23 @@ class LimitClock(bootsteps.StartStopStep):
     requires = ("celery.worker.consumer.tasks:Tasks",)
 
     def start(self, parent: Any) -> None:
+        self._quiet_until = 0.0
         self._timer, self._entry = parent.timer, parent.timer.call_repeatedly(ROOM_SECONDS, self._look)
 
     def stop(self, parent: Any) -> None:
         self._timer.cancel(self._entry)
 
-    @staticmethod
-    def _look() -> None:
+    def _look(self) -> None:
         from campaigns import limiting
         from subscribers.tasks import enqueue
 
-        if limiting.is_somebody_waiting():
-            enqueue(app.tasks["campaigns.hand_out_limited"])
+        if time.monotonic() < self._quiet_until:
+            return
+        try:
+            if limiting.is_somebody_waiting():
+                enqueue(app.tasks["campaigns.hand_out_limited"])
+        except RedisError:
+            self._quiet_until = time.monotonic() + AWAY_SECONDS
 
 
 app.steps["consumer"].add(LimitClock)
