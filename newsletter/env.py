@@ -98,13 +98,10 @@ def _check_options(url: EmailUrl) -> None:
         given = url.options.get(name, "1")
         if not (given.isdecimal() and given.isascii() and int(given)):
             raise ValueError(f"EMAIL_URL asks for {given} {noun}; write a number from 1 on")
-    if not url.is_smtp:
-        return
-    unknown = sorted(set(url.options) - SMTP_OPTIONS)
+    known = SMTP_OPTIONS if url.is_smtp else _esp_options(url.scheme)
+    unknown = sorted(set(url.options) - known) if known else []
     if unknown:
-        raise ValueError(
-            f"EMAIL_URL has an option unknown here: {unknown[0]} (known: {', '.join(sorted(SMTP_OPTIONS))})"
-        )
+        raise ValueError(f"EMAIL_URL has an option unknown here: {unknown[0]} (known: {', '.join(sorted(known))})")
     if url.scheme == "smtps" and url.flag("starttls"):
         raise ValueError("EMAIL_URL asks for smtps:// and starttls=1; smtps:// is TLS from the start, so drop starttls")
 
@@ -121,39 +118,90 @@ def dkim_keys(*, path: str, pem: str, selector: str) -> "Keys | None":
 class Esp(NamedTuple):
     """How an ESP of Anymail is named in settings, and how EMAIL_URL is written for it.
 
-    `needs` are parts of the URL beside the key: "host", "password", or the names of options.
+    `needs` are parts of the URL beside the key: "host", "password", or the names of options. `options` are those of
+    Anymail's settings that an operator may want to turn, beside the address of the API.
     """
 
     backend: str
     key: str
     example: str
     needs: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
 
 
 ESP_BACKENDS: dict[str, Esp] = {
     "brevo": Esp("brevo", "BREVO_API_KEY", "brevo://KEY@"),
-    "mailersend": Esp("mailersend", "MAILERSEND_API_TOKEN", "mailersend://TOKEN@"),
-    "mailgun": Esp("mailgun", "MAILGUN_API_KEY", "mailgun://KEY@DOMAIN", ("host",)),
-    "mailjet": Esp("mailjet", "MAILJET_API_KEY", "mailjet://KEY:SECRET@", ("password",)),
-    "mailtrap": Esp("mailtrap", "MAILTRAP_API_TOKEN", "mailtrap://TOKEN@"),
-    "mandrill": Esp("mandrill", "MANDRILL_API_KEY", "mandrill://KEY@"),
-    "postal": Esp("postal", "POSTAL_API_KEY", "postal://KEY@?api_url=https://postal.example.org", ("api_url",)),
-    "postmark": Esp("postmark", "POSTMARK_SERVER_TOKEN", "postmark://TOKEN@?message_stream=broadcast"),
-    "resend": Esp("resend", "RESEND_API_KEY", "resend://KEY@"),
-    "scaleway": Esp("scaleway", "SCALEWAY_SECRET_KEY", "scaleway://KEY@?project_id=ID", ("project_id",)),
-    "sendgrid": Esp("sendgrid", "SENDGRID_API_KEY", "sendgrid://KEY@"),
-    "ses": Esp("amazon_ses", "", "ses://KEY:SECRET@?region=eu-west-1"),
-    "sparkpost": Esp("sparkpost", "SPARKPOST_API_KEY", "sparkpost://KEY@"),
+    "mailersend": Esp("mailersend", "MAILERSEND_API_TOKEN", "mailersend://TOKEN@", options=("signing_secret",)),
+    "mailgun": Esp(
+        "mailgun", "MAILGUN_API_KEY", "mailgun://KEY@DOMAIN", needs=("host",), options=("webhook_signing_key",)
+    ),
+    "mailjet": Esp("mailjet", "MAILJET_API_KEY", "mailjet://KEY:SECRET@", needs=("password",)),
+    "mailtrap": Esp("mailtrap", "MAILTRAP_API_TOKEN", "mailtrap://TOKEN@", options=("sandbox_id", "tracking_secret")),
+    "mandrill": Esp("mandrill", "MANDRILL_API_KEY", "mandrill://KEY@", options=("webhook_key", "webhook_url")),
+    "postal": Esp(
+        "postal",
+        "POSTAL_API_KEY",
+        "postal://KEY@?api_url=https://postal.example.org",
+        needs=("api_url",),
+        options=("webhook_key",),
+    ),
+    "postmark": Esp(
+        "postmark",
+        "POSTMARK_SERVER_TOKEN",
+        "postmark://TOKEN@?message_stream=broadcast",
+        options=("message_stream",),
+    ),
+    "resend": Esp("resend", "RESEND_API_KEY", "resend://KEY@", options=("signing_secret",)),
+    "scaleway": Esp(
+        "scaleway",
+        "SCALEWAY_SECRET_KEY",
+        "scaleway://KEY@?project_id=ID",
+        needs=("project_id",),
+        options=("project_id", "region"),
+    ),
+    "sendgrid": Esp(
+        "sendgrid",
+        "SENDGRID_API_KEY",
+        "sendgrid://KEY@",
+        options=("generate_message_id", "tracking_webhook_verification_key"),
+    ),
+    "ses": Esp(
+        "amazon_ses",
+        "",
+        "ses://KEY:SECRET@?region=eu-west-1",
+        options=(
+            "auto_confirm_sns_subscriptions",
+            "configuration_set_name",
+            "endpoint_url",
+            "message_tag_name",
+            "region",
+        ),
+    ),
+    "sparkpost": Esp(
+        "sparkpost",
+        "SPARKPOST_API_KEY",
+        "sparkpost://KEY@",
+        options=("subaccount", "track_initial_open_as_opened"),
+    ),
     "unisender-go": Esp(
         "unisender_go",
         "UNISENDER_GO_API_KEY",
         "unisender-go://KEY@?api_url=https://go1.unisender.ru/ru/transactional/api/v1",
-        ("api_url",),
+        needs=("api_url",),
+        options=("generate_message_id",),
     ),
 }
 # Options of EMAIL_URL that are ours, not Anymail's.
 _OWN_OPTIONS = frozenset({"connections"})
 _WORDS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
+
+
+def _esp_options(scheme: str) -> frozenset[str]:
+    """What may follow the `?` of an ESP; empty where nobody speaks it. A misspelt api_url must not send elsewhere."""
+    if scheme not in ESP_BACKENDS:
+        return frozenset()
+    api = () if scheme == "ses" else ("api_url",)
+    return _OWN_OPTIONS | {*api, *ESP_BACKENDS[scheme].options}
 
 
 def email_backend(url: EmailUrl) -> str:

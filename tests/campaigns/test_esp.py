@@ -151,6 +151,8 @@ def test_the_operators_table_says_what_the_code_does(settings: LazySettings) -> 
         ("nonsense", "look like"),
         ("smtp://h?connections=many", "connections"),
         ("mailgun://key@domain.example?connections=0", "connections"),
+        ("mailgun://key@domain.example?api_ulr=https://api.eu.mailgun.net/v3", "unknown here: api_ulr .known: api_url"),
+        ("ses://?api_url=http://x", "unknown here: api_url"),
     ],
 )
 def test_an_unknown_mail_service_is_one_sentence(url: str, sentence: str) -> None:
@@ -177,11 +179,10 @@ def test_what_an_address_lacks_has_a_name(url: str, missing: str) -> None:
 
 
 def test_options_become_anymails_settings_and_amazon_repeats_nothing_by_itself() -> None:
-    url = env.email_url("postmark://key@?message_stream=broadcast&connections=3&generate_message_id=false")
+    url = env.email_url("sendgrid://key@?connections=3&generate_message_id=false")
     assert env.anymail_settings(url) == {
-        "POSTMARK_SERVER_TOKEN": "key",
-        "POSTMARK_MESSAGE_STREAM": "broadcast",
-        "POSTMARK_GENERATE_MESSAGE_ID": False,
+        "SENDGRID_API_KEY": "key",
+        "SENDGRID_GENERATE_MESSAGE_ID": False,
     }
     amazon = env.anymail_settings(env.email_url("ses://a:b%2Fc@?region=eu-west-1&configuration_set_name=news"))
     client = amazon["AMAZON_SES_CLIENT_PARAMS"]
