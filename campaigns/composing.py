@@ -210,7 +210,7 @@ def _as_sent(campaign: Campaign) -> Compiled | None:
 def preview_of(compiled: Compiled, campaign: Campaign, subscriber: Subscriber | None) -> Preview:
     """A compiled mail as a person would see it. Raises CampaignError with a sentence for the editor."""
     shown = _shown(compiled, [sample_recipient(campaign.pk or 0, subscriber)])[0]
-    return Preview(shown.subject, shown.preheader, shown.html, shown.text, compiled.warnings)
+    return Preview(shown.subject, shown.preheader, shown.html, shown.text, [*compiled.warnings, *compiled.notes])
 
 
 def check_for_a_stranger(compiled: Compiled, campaign: Campaign) -> None:

@@ -51,6 +51,7 @@ def check(campaign: Campaign) -> list[Finding]:
         _body(campaign),
     ]
     findings += [Finding("warning", "merge-tag", warning, "Check its spelling.") for warning in compiled.warnings]
+    findings += [Finding("warning", "source", note) for note in compiled.notes]
     return findings
 
 

@@ -75,7 +75,8 @@ class Compiled:
     constants: dict[str, str]
     headers: dict[str, str] = field(default_factory=dict)
     date: str = ""
-    warnings: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)  # fields that nobody has
+    notes: list[str] = field(default_factory=list)  # what was left out, or comes from elsewhere
     preheader: list[Piece] = field(default_factory=list)  # as it stands in the HTML too; for previews
 
     def to_json(self) -> dict[str, Any]:
@@ -122,7 +123,8 @@ def compile_source(
         constants=dict(source.constants),
         headers=dict(headers or {}),
         date=_date_header(date or datetime.now(UTC)),
-        warnings=[*_warnings(source, used), *sorted(notes)],
+        warnings=_warnings(source, used),
+        notes=sorted(notes),
         preheader=_pieces(lifted.lift(source.preheader), lifted, _line_escape, constants),
     )
 

@@ -135,7 +135,8 @@ class _Child:
             selector.register(self._in, selectors.EVENT_WRITE)
             selector.register(self._out, selectors.EVENT_READ)
             while not _is_whole(answer):
-                events = selector.select(max(0.0, deadline - time.monotonic()))
+                left = deadline - time.monotonic()
+                events = selector.select(left) if left > 0 else []
                 if not events:
                     self.end()
                     raise BusyError(_BUSY)

@@ -44,4 +44,6 @@ def _in_columns(table: str) -> str:
 
 def _anchor_as_text(found: re.Match[str]) -> str:
     href, words = html.unescape(found.group(1)), found.group(2)
-    return words if html.unescape(words).strip() == href else f"{words} &lt;{html.escape(href)}&gt;"
+    if href.startswith("#") or html.unescape(words).strip() == href:
+        return words
+    return f"{words} &lt;{html.escape(href)}&gt;"

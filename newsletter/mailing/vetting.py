@@ -54,6 +54,8 @@ _IN_CSS = re.compile(r"[;{}<>\\\"]|/\*|url\s*\(|expression\s*\(", re.IGNORECASE)
 _IN_CSS_ADDRESS = re.compile(r"[;{}<>\\\"'()]")
 _ACTIVE_CSS = re.compile(r"expression\s*\(|javascript\s*:|-moz-binding|behavior\s*:", re.IGNORECASE)
 _REMOTE_CSS = re.compile(r"@import\b|@font-face\b", re.IGNORECASE)
+# Whose pictures MJML fetches from its makers' servers unless told otherwise, and by which attribute it is told.
+_ICONS = {"mj-social-element": "src", "mj-accordion": "icon-wrapped-url", "mj-carousel": "left-icon"}
 REMOTE_NOTE = "Web fonts and style sheets from elsewhere are left out; a mail must not load them."
 # The same for what came out at the end, whatever a parser made of the source.
 ACTIVE = re.compile(
@@ -187,6 +189,11 @@ class _Vetter(HTMLParser):
         values = dict(attrs)
         if tag == "mj-font" or (tag == "link" and "stylesheet" in (values.get("rel") or "").lower()):
             self.vetted.notes.add(REMOTE_NOTE)
+        icon = _ICONS.get(tag)
+        if icon and not values.get(icon):
+            self.vetted.notes.add(
+                f"The icons of <{tag}> come from another company’s server; give them a {icon} of yours."
+            )
         if tag == "meta" and (values.get("http-equiv") or "").lower() == "refresh":
             raise self._refused("<meta http-equiv=refresh>")
         return element

@@ -69,7 +69,15 @@ def test_nothing_is_loaded_from_elsewhere_and_the_editor_is_told() -> None:
         mail = compiled(source, format=kind)
         page = shown(mail).html
         assert not re.search(r"<link|@import|fonts\.example|elsewhere", page)
-        assert [warning for warning in mail.warnings if "from elsewhere are left out" in warning]
+        assert [note for note in mail.notes if "from elsewhere are left out" in note]
+
+
+def test_icons_from_elsewhere_are_pointed_out() -> None:
+    element = (
+        "<mj-social><mj-social-element name='facebook' {}href='https://x.example/'>F</mj-social-element></mj-social>"
+    )
+    assert "another company’s server" in " ".join(compiled(element.format(""), format="mjml").notes)
+    assert not compiled(element.format("src='https://x.example/f.png' "), format="mjml").notes
 
 
 def test_what_cannot_be_inlined_wins_over_what_was() -> None:
