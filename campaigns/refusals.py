@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from django.db import connection
 
+from campaigns import sharing
 from campaigns.models import DeliveryError
 from subscribers.models import Subscriber
 
@@ -46,7 +47,13 @@ class Cause:
 
 
 def causes(campaign_id: int, *, with_addresses: bool) -> list[Cause]:
-    """What servers said of a campaign's mails, the most frequent first."""
+    """What servers said of a campaign's mails, the most frequent first, at most some seconds old."""
+    key = f"campaigns:causes:{campaign_id}:{with_addresses:d}"
+    return sharing.shared(key, lambda: count(campaign_id, with_addresses=with_addresses))
+
+
+def count(campaign_id: int, *, with_addresses: bool) -> list[Cause]:
+    """The same, of this moment; 250 ms where 50,000 answers were kept."""
     with connection.cursor() as cursor:
         cursor.execute(CAUSES, [campaign_id, MOST_CAUSES])
         rows = cursor.fetchall()

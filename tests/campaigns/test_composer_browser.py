@@ -221,6 +221,9 @@ def sending(launched: Draft, garden: List, subscribe: Callable[..., list[Subscri
 def test_every_page_is_readable_for_everybody(
     look: Look, sending: Campaign, draft: Draft, size: dict[str, int], scheme: str
 ) -> None:
+    Delivery.objects.filter(campaign_id=sending.pk, subscriber_id__lt=Subscriber.objects.latest("pk").pk - 15).update(
+        state=DeliveryState.UNKNOWN, sent_at=NOW
+    )
     campaign = draft(subject="A campaign whose subject is so long that it needs a second line on every phone there is")
     pages = {
         "overview": "/admin/",
@@ -230,6 +233,9 @@ def test_every_page_is_readable_for_everybody(
         "report": page("report", sending.pk),
         "recipients": page("recipients", sending.pk),
         "mail": page("mail", sending.pk),
+        "doubts": page("doubts", sending.pk),
+        "mails": page("mails"),
+        "lift": "/admin/subscribers/suppression/lift/",
         "layout": f"/admin/campaigns/mailtemplate/{campaign.layout_id}/change/",
     }
     tab = look("/admin/login/", viewport=size, color_scheme=scheme)

@@ -116,13 +116,13 @@ def test_refusals_are_grouped_by_code_or_else_by_their_words(going: Campaign, pe
         DeliveryError(campaign_id=going.pk, subscriber_id=one.pk, code=code, text=text, is_permanent=for_good)
         for one, code, text, for_good in said
     )
-    first, second, third = refusals.causes(going.pk, with_addresses=True)
+    first, second, third = refusals.count(going.pk, with_addresses=True)
     assert (first.code, first.people, first.refused, first.put_off) == ("5.1.1", 8, 8, 0)
     assert first.meaning == "The mailbox does not exist."
     assert (first.examples, first.text) == ([people[0].email, people[7].email], said[7][2])
     assert (second.people, second.refused, second.put_off) == (4, 0, 4)
     assert (third.people, third.text) == (1, "451 disk full")
-    assert refusals.causes(going.pk, with_addresses=False)[0].examples == []
+    assert refusals.count(going.pk, with_addresses=False)[0].examples == []
 
 
 @pytest.mark.parametrize(
