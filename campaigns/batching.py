@@ -4,25 +4,31 @@ A broker message is only a hint that a batch is due. Every statement here is con
 that a message delivered twice, two sweeps or two workers change nothing that is not theirs.
 """
 
+import logging
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
 from django.conf import settings
-from django.db import DatabaseError, connection, transaction
-from django.db.models import Q, QuerySet
+from django.db import Error, connection, transaction
+from django.db.models import Exists, Q, QuerySet
 from django.db.models.functions import Coalesce, Now
 
-from campaigns import journal, workers
-from campaigns.models import Batch, Campaign, CampaignState, Delivery, DeliveryState
+from campaigns import journal
+from campaigns.models import Batch, Campaign, CampaignState, Delivery, DeliveryState, SkipReason
+
+log = logging.getLogger(__name__)
 
 # A message is sent again when nothing came of the last one for this long; a lost one costs time, not mail, and one too
 # many finds the batch taken.
 ENQUEUE_AGAIN = timedelta(seconds=20)
 ENQUEUE_AT_ONCE = 200  # batches that one sweep hands out
 ATTEMPTS_BEFORE_ASIDE = 3
+LOOK_SECONDS = 1.0  # how long a pause may go unnoticed by a worker in mid-window
+_WAITING = (DeliveryState.QUEUED, DeliveryState.DEFERRED)
 
 # The lease is drawn from a sequence, so that no two are alike and a late report can be told from a new owner's.
 CLAIM = """
@@ -82,14 +88,19 @@ def renew(lease: Lease, *, now: datetime) -> datetime | None:
 
 
 class Heartbeat:
-    """Renews a lease from a thread of its own while a batch is sent, so that a slow server does not cost it."""
+    """Looks after a lease from a thread of its own while a batch is sent, however slow the server is.
+
+    It renews the lease, and looks every second whether the campaign is still to be sent: a pause or a cancel must not
+    wait for the end of a window of large mails.
+    """
 
     def __init__(self, lease: Lease, *, clock: Callable[[], datetime]) -> None:
         self.leased_until = lease.until
+        self.is_called_off = False  # nothing more of the batch is to be begun
         self._lease = lease
         self._clock = clock
         self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._beat, name=f"lease {lease.number}", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=f"lease {lease.number}", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
@@ -98,17 +109,34 @@ class Heartbeat:
         self._ended.set()
         self._thread.join()
 
-    def _beat(self) -> None:
-        while not self._ended.wait(settings.BATCH_LEASE_SECONDS / 3):
+    def look(self) -> None:
+        """See whether the batch is still ours and its campaign still to be sent."""
+        self.is_called_off = (
+            self.is_called_off
+            or not Batch.objects.filter(
+                pk=self._lease.batch_id,
+                lease=self._lease.number,
+                state=Batch.State.LEASED,
+                campaign__state=CampaignState.SENDING,
+            ).exists()
+        )
+
+    def renew(self) -> None:
+        """Extend the lease; it holds until its former end where that does not succeed."""
+        self.leased_until = renew(self._lease, now=self._clock()) or self.leased_until
+
+    def _run(self) -> None:
+        renewed_at = time.monotonic()
+        while not self.is_called_off and not self._ended.wait(LOOK_SECONDS):
             try:
-                until = renew(self._lease, now=self._clock())
-            except DatabaseError:
-                continue  # the lease holds until its end; the next beat tries again
+                self.look()
+                if time.monotonic() - renewed_at > settings.BATCH_LEASE_SECONDS / 3:
+                    self.renew()
+                    renewed_at = time.monotonic()
+            except Error as error:
+                log.info("lease %s: the database does not answer: %s", self._lease.number, error)
             finally:
                 connection.close()
-            if until is None:
-                return
-            self.leased_until = until
 
 
 def give_back(lease: Lease) -> None:
@@ -118,24 +146,34 @@ def give_back(lease: Lease) -> None:
     )
 
 
-def finish(lease: Lease) -> None:
-    """Nothing of the batch waits any more."""
-    Batch.objects.filter(pk=lease.batch_id, lease=lease.number, state=Batch.State.LEASED).update(
-        state=Batch.State.DONE, leased_until=None
+def finish(lease: Lease) -> bool:
+    """Nothing of the batch waits any more; False if somebody is still marked as being sent, whom the sweep settles."""
+    rows = _rows(lease.campaign_id, lease.batch_id, lease.first_id, lease.last_id)
+    return bool(
+        Batch.objects.filter(
+            ~Exists(rows.filter(state=DeliveryState.SENDING)),
+            pk=lease.batch_id,
+            lease=lease.number,
+            state=Batch.State.LEASED,
+        ).update(state=Batch.State.DONE, leased_until=None)
     )
 
 
 def has_rows(lease: Lease) -> bool:
     """Whether any recipient of the batch still waits (the campaign was paused, or the transport stopped)."""
-    waiting = (DeliveryState.QUEUED, DeliveryState.DEFERRED)
-    return _rows(lease.campaign_id, lease.batch_id, lease.first_id, lease.last_id).filter(state__in=waiting).exists()
+    return _rows(lease.campaign_id, lease.batch_id, lease.first_id, lease.last_id).filter(state__in=_WAITING).exists()
 
 
 def put_off(lease: Lease, *, until: datetime) -> None:
-    """The batch is ready again, but not before a moment (the transport is down)."""
-    Batch.objects.filter(pk=lease.batch_id, lease=lease.number, state=Batch.State.LEASED).update(
+    """The batch is ready again, but not before a moment (the transport is down).
+
+    Where the campaign is not being sent, that was why it stopped: then it may go on as soon as the campaign does.
+    """
+    mine = Batch.objects.filter(pk=lease.batch_id, lease=lease.number, state=Batch.State.LEASED)
+    mine.filter(campaign__state=CampaignState.SENDING).update(
         state=Batch.State.READY, leased_until=None, enqueued_at=None, not_before=until
     )
+    give_back(lease)
 
 
 def later(lease: Lease, *, at: datetime) -> int | None:
@@ -169,16 +207,20 @@ def take_back_expired(*, now: datetime) -> int:
     been accepted, and nobody is mailed twice (promise 1). Without a journal of this boot all of them are unknown.
     """
     unknown = 0
-    here = workers.here()
     for batch in Batch.objects.filter(state=Batch.State.LEASED):
-        told = journal.read(batch.lease) if batch.lease else None
-        is_dead = told is not None and workers.is_dead(batch.worker, here=here)
-        if is_dead or (batch.leased_until and batch.leased_until <= now):
-            unknown += _take_back(batch, told)
+        if (batch.leased_until and batch.leased_until <= now) or _is_abandoned(batch):
+            unknown += _take_back(batch)
     return unknown
 
 
-def _take_back(batch: Batch, told: "journal.Told | None") -> int:
+def _is_abandoned(batch: Batch) -> bool:
+    return batch.lease is not None and journal.is_abandoned(batch.lease, worker=batch.worker)
+
+
+def _take_back(batch: Batch) -> int:
+    # Read only now that the worker is known to be gone, or past the end of its lease by the clock of this machine: what
+    # it begins from here on it writes down first, and then sees that its time is over.
+    told = journal.read(batch.lease, worker=batch.worker) if batch.lease else None
     # A worker that got somewhere was killed by something else than this batch.
     attempts = 1 if told is not None and told.answered else batch.attempts + 1
     aside = attempts >= ATTEMPTS_BEFORE_ASIDE
@@ -204,7 +246,7 @@ def _take_back(batch: Batch, told: "journal.Told | None") -> int:
     return unknown
 
 
-def _believe(sending: QuerySet[Delivery], told: "journal.Told") -> None:
+def _believe(sending: QuerySet[Delivery], told: journal.Told) -> None:
     """Settle what a journal knows: answers as they were, and whatever was never begun back to the queue."""
     by_state: dict[int, list[int]] = {}
     for subscriber_id, state in told.answered.items():
@@ -213,6 +255,43 @@ def _believe(sending: QuerySet[Delivery], told: "journal.Told") -> None:
         sent = {"sent_at": Now()} if state == DeliveryState.ACCEPTED else {}
         sending.filter(subscriber_id__in=people).update(state=state, **sent)
     sending.exclude(subscriber_id__in=told.begun).update(state=DeliveryState.QUEUED)
+
+
+def set_aside(campaign_id: int) -> list[Batch]:
+    """The batches of a campaign that wait for somebody to look at them: each ended several workers."""
+    return list(Batch.objects.filter(campaign_id=campaign_id, state=Batch.State.ASIDE).order_by("pk"))
+
+
+def release(batch_id: int, *, now: datetime) -> bool:
+    """Let a batch that was set aside be tried again; whether this call did it."""
+    return bool(
+        Batch.objects.filter(pk=batch_id, state=Batch.State.ASIDE).update(
+            state=Batch.State.READY, attempts=0, not_before=now, enqueued_at=None
+        )
+    )
+
+
+def settle_ended() -> int:
+    """Skip whom workers gave back after their campaign had ended; the number of people.
+
+    A cancel skips whoever waits at that moment. Who was being sent, and was put off or never begun, comes back later.
+    """
+    skipped = 0
+    left = Batch.objects.filter(
+        state__in=(Batch.State.READY, Batch.State.ASIDE),
+        campaign__state__in=(CampaignState.CANCELLED, CampaignState.SENT),
+    )
+    for batch in left:
+        with transaction.atomic():
+            # Held, so that an editor who sends again to somebody (doubting.resend) comes before or after.
+            Campaign.objects.select_for_update().filter(pk=batch.campaign_id).values_list("pk").first()
+            done = Batch.objects.filter(
+                pk=batch.pk, state=batch.state, campaign__state__in=(CampaignState.CANCELLED, CampaignState.SENT)
+            ).update(state=Batch.State.DONE)
+            if done:
+                waiting = _rows(batch.campaign_id, batch.pk, batch.first_id, batch.last_id).filter(state__in=_WAITING)
+                skipped += waiting.update(state=DeliveryState.SKIPPED, reason=SkipReason.CANCELLED)
+    return skipped
 
 
 def finish_campaigns(*, now: datetime) -> list[int]:

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
+from django.db import InterfaceError, OperationalError
+
 from campaigns import batching, composing, pacing
 from campaigns.batching import Heartbeat, Lease
 from campaigns.breaking import Strain
@@ -29,6 +31,7 @@ LEASE_MARGIN = timedelta(seconds=20)  # no write starts this close to a lease's 
 RETRY_DELAYS = tuple(timedelta(minutes=minutes) for minutes in (5, 15, 60, 240, 720, 1_440, 1_440))
 LONGEST_UNWRITTEN = timedelta(seconds=5)  # an outcome waits so long for the next window, at a slow server
 TRANSPORT_DOWN_DELAY = timedelta(minutes=1)
+_LONG_PAST = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass
@@ -60,14 +63,21 @@ def send_batch(
 ) -> Outcome | None:
     """Send what a batch still holds; None when it was not ours to send.
 
-    `stopping` is asked before each window: a worker that is told to go finishes the window and gives the rest back.
+    `stopping` is asked before each message: a worker that is told to go begins no other and gives the rest back.
     """
     lease = batching.claim(batch_id, worker=worker, now=clock())
     if lease is None:
         return None
     personalizer = composing.revision(lease.campaign_id)
+    try:
+        journal = Journal(lease.number, worker=worker)
+    except OSError as error:
+        # Without one a killed worker would leave a whole window in doubt: better late.
+        log.error("batch %s waits, since DATA_DIR takes no journal: %s", batch_id, error)
+        batching.put_off(lease, until=clock() + TRANSPORT_DOWN_DELAY)
+        return Outcome()
     pace = pacing.pace(lease)
-    with _Sending(lease, clock=clock, stopping=stopping, pace=pace) as sending:
+    with _Sending(lease, journal, clock=clock, stopping=stopping, pace=pace) as sending:
         try:
             reports = transport.deliver(personalizer, sending, until=sending.until, begins=sending.begins)
             for report in reports:
@@ -90,7 +100,13 @@ class _Sending:
     """A batch under way: an iterator of people, window by window, and the place where outcomes are told."""
 
     def __init__(
-        self, lease: Lease, *, clock: Callable[[], datetime], stopping: Callable[[], bool], pace: Pace | None = None
+        self,
+        lease: Lease,
+        journal: Journal,
+        *,
+        clock: Callable[[], datetime],
+        stopping: Callable[[], bool],
+        pace: Pace | None = None,
     ) -> None:
         self.lease = lease
         self.pace = pace  # None: nothing is limited
@@ -104,8 +120,9 @@ class _Sending:
         self.wait = TRANSPORT_DOWN_DELAY  # how long the transport asks to be left alone after that
         self._open: dict[int, int] = {}  # people marked as being sent → attempts, until told what became of them
         self._heartbeat = Heartbeat(lease, clock=clock)
-        self._journal = Journal(lease.number)
-        self._windows = Windows(lease, clock=clock, until=self.until, limit=WINDOW)
+        self._journal = journal
+        self._has_failed = False  # the journal or the database: nothing more is begun, what is on the wire ends
+        self._windows = Windows(lease, clock=clock, until=self._lease_ends, limit=WINDOW)
         self._unwritten_since: datetime | None = None
 
     def __enter__(self) -> "_Sending":
@@ -121,19 +138,43 @@ class _Sending:
             self._journal.leave()
 
     def until(self) -> datetime:
-        """No write that could complete a message starts after this moment."""
+        """No write that could complete a message starts after this moment: long past once no other is to be begun."""
+        if self._has_failed or self._heartbeat.is_called_off or self.is_told_to_stop():
+            return _LONG_PAST
+        return self._lease_ends()
+
+    def _lease_ends(self) -> datetime:
         return self._heartbeat.leased_until - LEASE_MARGIN
 
     def begins(self, key: DeliveryKey) -> None:
-        """The next write may complete this person's message."""
-        self._journal.begins(key.subscriber_id)
+        """The next write may complete this person's message, unless `until`, asked after this, forbids it."""
+        try:
+            self._journal.begins(key.subscriber_id)
+        except OSError as error:
+            self._fail("the journal cannot be written", error)
+
+    def _answered(self, subscriber_id: int, state: int) -> None:
+        try:
+            self._journal.answered(subscriber_id, state)
+        except OSError as error:
+            self._fail("the journal cannot be written", error)  # the ledger is told all the same
+
+    def _fail(self, what: str, error: Exception) -> None:
+        if not self._has_failed:
+            log.error("batch %s is given back: %s: %s", self.lease.batch_id, what, error)
+        self._has_failed = self.is_interrupted = True
 
     def __iter__(self) -> Iterator[Recipient]:
-        while not self.is_told_to_stop() and self._clock() < self.until():
+        while self._clock() < self.until():
             allowed = self.pace.next(now=self._clock()) if self.pace else None
             if allowed == []:
                 return
-            rows = self._windows.next(allowed)
+            try:
+                rows = self._windows.next(allowed)
+            except (OperationalError, InterfaceError) as error:
+                # The answers that are still to come go into the journal.
+                self._fail("the database was away for too long", error)
+                return
             self._unwritten_since = None
             if not rows:
                 return
@@ -156,16 +197,19 @@ class _Sending:
         subscriber_id = report.key.subscriber_id
         attempts = self._open.pop(subscriber_id)
         if report.result is Result.ACCEPTED:
-            self._journal.answered(subscriber_id, _ACCEPTED)
+            self._answered(subscriber_id, _ACCEPTED)
             self._windows.accepted.append(subscriber_id)
             self.outcome.sent += 1
         else:
             self._told_otherwise(report, attempts, now)
         if self._unwritten_since is None:
             self._unwritten_since = now
-        elif now - self._unwritten_since > LONGEST_UNWRITTEN:
-            self._windows.write()
+        elif now - self._unwritten_since > LONGEST_UNWRITTEN and not self._has_failed:
             self._unwritten_since = None
+            try:
+                self._windows.write()
+            except (OperationalError, InterfaceError) as error:
+                self._fail("the database was away for too long", error)
 
     def _told_otherwise(self, report: Report, attempts: int, now: datetime) -> None:
         state = _STATES[report.result]
@@ -179,7 +223,7 @@ class _Sending:
                 state = DeliveryState.FAILED  # put off too often
             else:
                 self.longest_wait = max(self.longest_wait, attempts)
-        self._journal.answered(report.key.subscriber_id, state)
+        self._answered(report.key.subscriber_id, state)
         self._windows.told.append(Told(report, state, now))
         self.outcome.count(state)
         if self.strain.note(report, accepted=self.outcome.sent):
@@ -218,6 +262,5 @@ def _close(lease: Lease, sending: _Sending, *, now: datetime) -> Outcome:
         else:
             batching.give_back(lease)
     else:
-        batching.finish(lease)
-        outcome.is_finished = True
+        outcome.is_finished = batching.finish(lease)
     return outcome

@@ -4,9 +4,13 @@ A record is made before the write that holds a message's final dot and another a
 into memory: a record is one store of eight bytes (a kill leaves it whole or not there) into the page cache, which a
 killed process does not take along. A crash of the machine may, and then the journal is of another boot and nobody
 believes it. So at most one message a connection is in doubt for each kill (DESIGN, promise 1).
+
+Its writer holds a lock on the file, which the kernel lets go of when the process ends, however it ends. So whoever can
+take the lock knows that the writer is gone: no clock, no process number and no container's name is asked.
 """
 
 import contextlib
+import fcntl
 import mmap
 import os
 from collections.abc import Iterator
@@ -17,7 +21,7 @@ from pathlib import Path
 from django.conf import settings
 
 _RECORD_BYTES = 8  # the subscriber's id above, what happened to them in the lowest byte
-_HEAD_BYTES = 64  # the boot's id and a line's end, filled up with NUL
+_HEAD_BYTES = 256  # the boot's id and the worker's name, a line each, filled up with NUL
 _GROWTH_RECORDS = 1_024
 _BEGUN = 0xFF  # any other number is the DeliveryState that the answer led to
 
@@ -45,14 +49,22 @@ def boot_id() -> str:
 class Journal:
     """The open journal of one lease. Raises OSError when there is no room for it."""
 
-    def __init__(self, lease: int) -> None:
+    def __init__(self, lease: int, *, worker: str) -> None:
         folder().mkdir(mode=0o700, parents=True, exist_ok=True)
         self.path = folder() / f"{lease}"
-        self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
-        os.write(self._file, f"{boot_id()}\n".encode("ascii").ljust(_HEAD_BYTES, b"\0"))
-        self._room = 0
-        self._used = 0
-        self._grow()
+        self._file = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            with contextlib.suppress(OSError):  # a file system without locks: the sweep waits for the lease's end
+                fcntl.flock(self._file, fcntl.LOCK_EX)
+            # A number can come again after the database was restored from a backup: nothing of the old is kept.
+            os.ftruncate(self._file, 0)
+            os.write(self._file, _head(worker))
+            self._room = 0
+            self._used = 0
+            self._grow()
+        except OSError:
+            os.close(self._file)
+            raise
 
     def begins(self, subscriber_id: int) -> None:
         """The next write may complete this person's message."""
@@ -90,14 +102,20 @@ class Journal:
         os.close(self._file)
 
 
-def read(lease: int) -> Told | None:
-    """What the journal of a lease says; None when there is none here, or it is of another boot."""
+def _head(worker: str) -> bytes:
+    return f"{boot_id()}\n{worker}\n".encode("utf-8", "replace")[:_HEAD_BYTES].ljust(_HEAD_BYTES, b"\0")
+
+
+def read(lease: int, *, worker: str) -> Told | None:
+    """What the journal that this worker kept of a lease says; None when there is none here, or it is of another boot.
+
+    Another worker's journal of the same number is left from before the database was restored: it says nothing.
+    """
     try:
         content = (folder() / f"{lease}").read_bytes()
     except OSError:
         return None
-    head = content[:_HEAD_BYTES]
-    if len(head) < _HEAD_BYTES or head.partition(b"\n")[0].decode("ascii", "replace") != boot_id():
+    if content[:_HEAD_BYTES] != _head(worker):
         return None
     begun: set[int] = set()
     answered: dict[int, int] = {}
@@ -110,6 +128,21 @@ def read(lease: int) -> Told | None:
     return Told(frozenset(begun), answered)
 
 
+def is_abandoned(lease: int, *, worker: str) -> bool:
+    """Whether this worker's journal lies here and its writer is gone. One that lies elsewhere may be alive: False."""
+    try:
+        file = os.open(folder() / f"{lease}", os.O_RDWR)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return os.read(file, _HEAD_BYTES) == _head(worker)
+    except OSError:
+        return False
+    finally:
+        os.close(file)
+
+
 def _records(content: bytes) -> Iterator[tuple[int, int]]:
     """The records up to the first that was never made."""
     whole = len(content) - len(content) % _RECORD_BYTES
@@ -120,5 +153,6 @@ def _records(content: bytes) -> Iterator[tuple[int, int]]:
 
 
 def forget(lease: int) -> None:
-    """Remove a journal that the sweep has read."""
-    (folder() / f"{lease}").unlink(missing_ok=True)
+    """Remove a journal that the sweep has read. One that stays does no harm: the number does not come again."""
+    with contextlib.suppress(OSError):
+        (folder() / f"{lease}").unlink()

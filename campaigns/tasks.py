@@ -37,6 +37,7 @@ def sweep() -> None:
     if batching.take_back_expired(now=now):
         doubting.recount_open(now=now)
     breaking.check(now=now)
+    batching.settle_ended()
     _hand_out()
     finish()
     for event_id in telling.due(now=now):

@@ -34,14 +34,18 @@ WHERE campaign_id = %(campaign)s::bigint AND subscriber_id = ANY(%(accepted)s::b
 
 # Accepts those of the last window, marks the next people of a batch, and says who they are. Whoever may not be mailed
 # any more is skipped, with the reason; only rows that come back without one may be written to the wire. What this very
-# lease deferred waits for its retry batch. No FOR UPDATE: the lease makes this worker the only one to move these rows.
+# lease deferred waits for its retry batch. The rows are not locked: the lease makes this worker the only one to move
+# them. The lease is, until the commit: a sweep that takes it away meanwhile finds whom it has marked.
 NEXT_WINDOW = f"""
-WITH settled AS ({_ACCEPT}), window_rows AS (
+WITH settled AS ({_ACCEPT}), held AS MATERIALIZED (
+    SELECT batch.id FROM campaigns_batch AS batch
+    WHERE batch.id = %(batch)s AND batch.lease = %(lease)s AND batch.state = 'leased' AND batch.leased_until > %(now)s
+    FOR SHARE
+), window_rows AS (
     SELECT delivery.subscriber_id, campaign.list_id
     FROM campaigns_delivery AS delivery
     JOIN campaigns_campaign AS campaign ON campaign.id = delivery.campaign_id AND campaign.state = 'sending'
-    JOIN campaigns_batch AS batch
-      ON batch.id = %(batch)s AND batch.lease = %(lease)s AND batch.state = 'leased' AND batch.leased_until > %(now)s
+    JOIN held ON held.id = delivery.batch_id
     WHERE delivery.campaign_id = %(campaign)s::bigint AND {_IN_ORDER} AND delivery.batch_id = %(batch)s::bigint
       AND (delivery.state = {DeliveryState.QUEUED}
            OR delivery.state = {DeliveryState.DEFERRED} AND delivery.lease IS DISTINCT FROM %(lease)s)
@@ -84,6 +88,9 @@ WHERE delivery.campaign_id = %(campaign)s::bigint AND delivery.subscriber_id = A
        OR delivery.state = {DeliveryState.UNKNOWN} AND %(state)s = {DeliveryState.FAILED})
 """
 
+# Waits for a statement of a lost connection that the server may still be working on.
+_WAIT = "SELECT FROM campaigns_batch WHERE id = %(batch)s FOR NO KEY UPDATE"
+
 # People whom a lost commit may have marked without our knowing.
 _UNMARK = f"""
 UPDATE campaigns_delivery SET state = {DeliveryState.QUEUED}, attempts = attempts - 1
@@ -115,6 +122,8 @@ class Windows:
         self._after = lease.first_id - 1  # rows up to here were looked at under this lease
         self._limit = limit
         self._only: list[int] | None = None  # the people of this window, where they are chosen
+        # The commit of a lost connection may have happened: then rows are marked for nobody, and have to wait again.
+        self._may_have_marked = False
 
     @property
     def is_settled(self) -> bool:
@@ -127,7 +136,7 @@ class Windows:
         `only` are the people to mark, none of whom was looked at under this lease; None: whoever is next.
         """
         self._only = only
-        rows = self._persistently(self._mark, alone=not self.told)
+        rows = self._persistently(self._mark, alone=not self.told, marks=True)
         if rows and only is None:
             self._after = max(row[0] for row in rows)
         return rows
@@ -150,24 +159,26 @@ class Windows:
         self._write_rare()
         _execute(_ACCEPT, self._parameters())
 
-    def _persistently(self, work: Callable[[], T], *, alone: bool) -> T:
+    def _persistently(self, work: Callable[[], T], *, alone: bool, marks: bool = False) -> T:
         """Do it again and again while PostgreSQL is away and the lease holds. `alone`: it is one statement."""
         failed = False
         while True:
             try:
-                if alone and not failed:
+                if alone and not failed and not self._may_have_marked:
                     done = work()
                 else:
                     with transaction.atomic():
-                        if failed:
-                            # The commit of a lost connection may have happened: rows marked for nobody wait again.
+                        if self._may_have_marked:
+                            _execute(_WAIT, self._parameters())
                             _execute(_UNMARK if self._only is None else _UNMARK_THESE, self._parameters())
                         done = work()
+                self._may_have_marked = False
                 self.accepted.clear()
                 self.told.clear()
                 return done
             except (OperationalError, InterfaceError):
                 failed = True
+                self._may_have_marked |= marks
                 connection.close()
                 if self._clock() >= self._until():
                     raise

@@ -1,4 +1,4 @@
-"""Who holds a lease: `machine/boot/pid/started`, by which the sweep of the same machine knows a dead process."""
+"""Who holds a lease: `machine/boot/pid/started`. Whether they live is asked of their journal, not of these numbers."""
 
 import os
 import socket
@@ -22,16 +22,3 @@ def name() -> str:
 @cache
 def _started(pid: int) -> int:
     return int(psutil.Process(pid).create_time() * 100)
-
-
-def is_dead(worker: str, *, here: str) -> bool:
-    """Whether a worker was a process of this machine and is gone. One of another machine may live: False."""
-    place, _, process = worker.rpartition("/")
-    place, _, pid = place.rpartition("/")
-    if place != here or not pid.isdigit() or not process.isdigit():
-        return False
-    try:
-        running = psutil.Process(int(pid))
-        return int(running.create_time() * 100) != int(process) or running.status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return True

@@ -1,16 +1,17 @@
 """Delivering: each recipient gets exactly one mail; what could not be said is unknown; who left is skipped."""
 
-import subprocess
-import sys
+import threading
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
+from typing import Any
 
 import pytest
-from django.conf import LazySettings, settings
-from django.db import connection, connections
+from django.conf import LazySettings
+from django.db import OperationalError, connection, connections
 
-from campaigns import batching, closing, composing, delivering, journal, scheduling, windows, workers
+from campaigns import batching, closing, composing, delivering, freezing, journal, scheduling, windows
 from campaigns import states as states_module
 from campaigns.journal import Journal
 from campaigns.models import Batch, Campaign, CampaignState, Delivery, DeliveryError, DeliveryState, SkipReason
@@ -18,14 +19,32 @@ from newsletter.env import email_url
 from newsletter.mailing.personalizing import Personalizer, Recipient
 from newsletter.mailing.tokens import DeliveryKey
 from newsletter.mailing.transports import transport_for
-from newsletter.mailing.transports.base import Report, Result, Transport, TransportError
+from newsletter.mailing.transports.base import Report, Result, TransportError
 from subscribers.models import Engagement, List, Subscriber, Subscription
+from tests.campaigns.conftest import Patient
 from tests.conftest import NOW, MailServer
 from tests.engines import engines
 
 People = Callable[..., list[Subscriber]]
 Drafts = Callable[..., Campaign]
 pytestmark = pytest.mark.django_db(transaction=True)
+
+
+def hold(campaign_id: int, *, now: datetime) -> None:
+    scheduling.pause(campaign_id, reason="", now=now)
+
+
+def elsewhere(what: Callable[[], None]) -> None:
+    """Do it as another process would, while the server holds its answer back."""
+
+    def once() -> None:
+        try:
+            what()
+        finally:
+            connections.close_all()
+
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(once).result()
 
 
 def send(
@@ -40,31 +59,10 @@ def send(
     transport = transport_for(email_url(f"{server.url}?connections={connections}"))
     try:
         return delivering.send_batch(
-            batch.pk, transport=_Patient(transport), worker="test", clock=lambda: at, stopping=stopping
+            batch.pk, transport=Patient(transport), worker="test", clock=lambda: at, stopping=stopping
         )
     finally:
         transport.close()
-
-
-class _Patient:
-    """The real transport, told a time limit of the real clock: the tests' own clock stands still elsewhere."""
-
-    def __init__(self, transport: Transport) -> None:
-        self._transport = transport
-
-    def deliver(
-        self,
-        personalizer: Personalizer,
-        recipients: Iterable[Recipient],
-        *,
-        until: Callable[[], datetime],
-        begins: Callable[[DeliveryKey], None] = lambda key: None,
-    ) -> Iterator[Report]:
-        later = timedelta(days=3650)
-        return self._transport.deliver(personalizer, recipients, until=lambda: until() + later, begins=begins)
-
-    def close(self) -> None:
-        self._transport.close()
 
 
 def states(campaign: Campaign) -> dict[int, int]:
@@ -222,28 +220,158 @@ def test_a_pause_stops_the_next_window_and_a_resume_sends_the_rest(
     assert len(mail_server.recipients) == len(set(mail_server.recipients)) == 35
 
 
-def test_a_worker_told_to_stop_gives_the_rest_back(
+@pytest.mark.parametrize(
+    ("order", "left"),
+    [(scheduling.cancel, DeliveryState.SKIPPED), (hold, DeliveryState.QUEUED)],
+    ids=["cancel", "pause"],
+)
+def test_a_window_on_the_wire_stops_as_well(
+    garden: List,
+    subscribe: People,
+    launched: Drafts,
+    mail_server: MailServer,
+    monkeypatch: pytest.MonkeyPatch,
+    order: Callable[..., None],
+    left: DeliveryState,
+) -> None:
+    monkeypatch.setattr(batching, "LOOK_SECONDS", 0.01)
+    has_heard = threading.Event()
+
+    class Heartbeat(batching.Heartbeat):
+        def look(self) -> None:
+            super().look()
+            if self.is_called_off:
+                has_heard.set()
+
+    monkeypatch.setattr(delivering, "Heartbeat", Heartbeat)
+    subscribe(garden, 35)
+    campaign = launched()
+    batch = Batch.objects.get(campaign=campaign)
+
+    def at_the_fifteenth(_: object) -> None:
+        if len(mail_server.received) == 15:
+            elsewhere(lambda: order(campaign.pk, now=NOW))
+            assert has_heard.wait(10)
+
+    mail_server.on_message = at_the_fifteenth
+    send(batch, mail_server, connections=1)
+    assert len(mail_server.received) == 15
+    batching.settle_ended()
+    assert Counter(states(campaign).values()) == {DeliveryState.ACCEPTED: 15, left: 20}
+    batch.refresh_from_db()
+    assert batch.not_before == NOW, "a resume need not wait"
+
+
+def test_whoever_comes_back_after_a_cancel_is_skipped_too(
+    garden: List, subscribe: People, launched: Drafts, mail_server: MailServer
+) -> None:
+    people = subscribe(garden, 5)
+    campaign = launched()
+    batch = Batch.objects.get(campaign=campaign)
+    mail_server.answers = {people[0].email: "451 4.7.1 later"}
+
+    def cancel(_: object) -> None:
+        if len(mail_server.received) == 1:
+            elsewhere(lambda: scheduling.cancel(campaign.pk, now=NOW))
+
+    mail_server.on_message = cancel
+    send(batch, mail_server, connections=1)
+    assert states(campaign)[people[0].pk] == DeliveryState.DEFERRED
+    assert batching.settle_ended() == 1
+    assert batching.settle_ended() == 0
+    assert states(campaign)[people[0].pk] == DeliveryState.SKIPPED
+    assert not Batch.objects.filter(campaign=campaign).exclude(state=Batch.State.DONE).exists()
+
+
+def test_a_database_that_stays_away_leaves_nobody_in_doubt(
     garden: List, subscribe: People, launched: Drafts, mail_server: MailServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """The lease ends while it is away; the answers that still come are in the journal, which the sweep reads."""
     monkeypatch.setattr(delivering, "WINDOW", 10)
+    subscribe(garden, 35)
+    campaign = launched()
+    batch = Batch.objects.get(campaign=campaign)
+    at = [NOW]
+    away = [False]
+
+    def lose(statement: str, parameters: dict[str, Any] | None = None) -> list[windows.Row]:
+        if away[0]:
+            at[0] = NOW + timedelta(seconds=101)
+            raise OperationalError("the server has gone away")
+        return execute(statement, parameters)
+
+    def go_away(_: object) -> None:
+        away[0] |= len(mail_server.received) == 15
+
+    execute = windows._execute
+    monkeypatch.setattr(windows, "_execute", lose)
+    mail_server.on_message = go_away
+    transport = transport_for(email_url(f"{mail_server.url}?connections=4"))
+    with pytest.raises(OperationalError):
+        delivering.send_batch(batch.pk, transport=Patient(transport), worker="w", clock=lambda: at[0])
+    transport.close()
+    away[0], mail_server.on_message = False, None
+    assert batching.take_back_expired(now=at[0]) == 0, "nobody is in doubt"
+    assert Counter(states(campaign).values())[DeliveryState.ACCEPTED] == len(mail_server.received)
+    send(batch, mail_server, at=at[0])
+    assert len(mail_server.recipients) == len(set(mail_server.recipients)) == 35
+
+
+def test_a_batch_that_was_set_aside_can_be_tried_again(
+    garden: List, subscribe: People, launched: Drafts, mail_server: MailServer
+) -> None:
+    subscribe(garden, 3)
+    campaign = launched()
+    Batch.objects.filter(campaign=campaign).update(state=Batch.State.ASIDE, attempts=3)
+    (batch,) = batching.set_aside(campaign.pk)
+    assert batching.release(batch.pk, now=NOW)
+    assert not batching.release(batch.pk, now=NOW)
+    send(batch, mail_server)
+    assert batching.finish_campaigns(now=NOW) == [campaign.pk]
+
+
+def test_a_campaign_that_everybody_left_before_its_time_ends_at_once(
+    garden: List, subscribe: People, draft: Drafts
+) -> None:
+    subscribe(garden, 1)
+    campaign = draft()
+    scheduling.schedule(campaign.pk, NOW, now=NOW)
+    campaign.refresh_from_db()
+    compiled = composing.compile_campaign(campaign)
+    Subscription.objects.update(state="unsubscribed")
+    assert freezing.freeze(campaign, compiled, batch_size=500, now=NOW) == 0
+    assert batching.finish_campaigns(now=NOW) == [campaign.pk]
+
+
+def test_a_worker_told_to_stop_gives_the_rest_back_in_mid_window(
+    garden: List, subscribe: People, launched: Drafts, mail_server: MailServer
+) -> None:
     subscribe(garden, 25)
-    batch = Batch.objects.get(campaign=launched())
-    answers = iter([False, True])
-    transport = transport_for(email_url(mail_server.url))
+    campaign = launched()
+    batch = Batch.objects.get(campaign=campaign)
+    transport = transport_for(email_url(f"{mail_server.url}?connections=1"))
     delivering.send_batch(
-        batch.pk, transport=_Patient(transport), worker="w", clock=lambda: NOW, stopping=lambda: next(answers)
+        batch.pk,
+        transport=Patient(transport),
+        worker="w",
+        clock=lambda: NOW,
+        stopping=lambda: len(mail_server.received) >= 10,
     )
     transport.close()
     assert len(mail_server.received) == 10
+    counts = Counter(states(campaign).values())
+    assert counts == {DeliveryState.ACCEPTED: 10, DeliveryState.QUEUED: 15}
     batch.refresh_from_db()
-    assert batch.state == Batch.State.READY
+    assert (batch.state, batch.not_before) == (Batch.State.READY, NOW), "at once"
     send(batch, mail_server)
     assert len(set(mail_server.recipients)) == 25
 
 
 def mark_a_window(lease: batching.Lease) -> delivering._Sending:
     """What a worker has done that dies right after: a window is marked, its journal is open."""
-    sending = delivering._Sending(lease, clock=lambda: NOW, stopping=lambda: False)
+    worker = Batch.objects.get(pk=lease.batch_id).worker
+    journal = Journal(lease.number, worker=worker)
+    sending = delivering._Sending(lease, journal, clock=lambda: NOW, stopping=lambda: False)
     next(iter(sending))
     return sending
 
@@ -296,23 +424,16 @@ def test_a_dead_process_of_this_machine_is_not_waited_for(
     garden: List, subscribe: People, launched: Drafts, mail_server: MailServer
 ) -> None:
     subscribe(garden, 5)
-    campaign = launched()
-    batch = Batch.objects.get(campaign=campaign)
-    ended = subprocess.run(
-        [sys.executable, "-c", "from campaigns import workers; print(workers.name())"],
-        capture_output=True,
-        text=True,
-        check=True,
-        cwd=settings.BASE_DIR,
-    ).stdout.strip()
-    lease = batching.claim(batch.pk, worker=ended, now=NOW)
+    batch = Batch.objects.get(campaign=launched())
+    lease = batching.claim(batch.pk, worker="elsewhere", now=NOW)
     assert lease
-    mark_a_window(lease)
+    sending = mark_a_window(lease)
+    batching.take_back_expired(now=NOW)
+    assert send(batch, mail_server) is None, "the worker may be alive: it holds its journal"
+    sending._journal.leave()  # as the kernel does when a process is killed
     assert batching.take_back_expired(now=NOW) == 0, "nobody is in doubt"
     send(batch, mail_server)
     assert len(mail_server.recipients) == 5
-    own = batching.claim(batch.pk, worker=workers.name(), now=NOW)
-    assert own is None
 
 
 def test_a_late_report_of_a_lost_lease_settles_what_was_unknown(
@@ -445,7 +566,7 @@ def test_a_batch_that_ended_three_workers_is_set_aside_and_shown(
     for _ in range(batching.ATTEMPTS_BEFORE_ASIDE):
         lease = batching.claim(batch.pk, worker="elsewhere", now=at)
         assert lease
-        Journal(lease.number).leave()
+        Journal(lease.number, worker="elsewhere").leave()
         at += timedelta(seconds=121)
         batching.take_back_expired(now=at)
     batch.refresh_from_db()
@@ -470,28 +591,6 @@ def test_a_worker_that_got_somewhere_was_not_ended_by_the_batch(
         batching.take_back_expired(now=at)
     batch.refresh_from_db()
     assert (batch.state, batch.attempts) == (Batch.State.READY, 1)
-
-
-@pytest.fixture
-def seen_moves() -> Iterator[Callable[[], set[tuple[int, int]]]]:
-    """Every change of a delivery's state from now on, as a trigger of the database sees it."""
-    with connection.cursor() as cursor:
-        cursor.execute(
-            """CREATE TABLE seen_move (was smallint, now smallint);
-            CREATE FUNCTION see_move() RETURNS trigger LANGUAGE plpgsql AS
-              $$ BEGIN INSERT INTO seen_move VALUES (OLD.state, NEW.state); RETURN NULL; END $$;
-            CREATE TRIGGER see_move AFTER UPDATE ON campaigns_delivery
-              FOR EACH ROW WHEN (OLD.state <> NEW.state) EXECUTE FUNCTION see_move()"""
-        )
-
-    def moves() -> set[tuple[int, int]]:
-        with connection.cursor() as cursor:
-            cursor.execute("SELECT DISTINCT was, now FROM seen_move")
-            return set(cursor.fetchall())
-
-    yield moves
-    with connection.cursor() as cursor:
-        cursor.execute("DROP FUNCTION see_move() CASCADE; DROP TABLE seen_move")
 
 
 def test_deliveries_move_only_as_the_table_of_states_allows(

@@ -16,7 +16,7 @@ from newsletter.mailing.tokens import Purpose, read_delivery
 from newsletter.mailing.transports import transport_for
 from newsletter.mailing.transports.providers import LIST_HEADERS, PROVIDERS, Way
 from subscribers.models import List, Subscriber
-from tests.campaigns.test_delivering import _Patient
+from tests.campaigns.conftest import Patient
 from tests.conftest import NOW
 from tests.newsletter.mailing.esp_services import WIRES, Service, form_of, running
 
@@ -43,7 +43,7 @@ def send(campaign: Campaign, settings: LazySettings) -> delivering.Outcome | Non
     transport = transport_for(settings.MAIL_TRANSPORT)
     batch = Batch.objects.get(campaign=campaign)
     try:
-        return delivering.send_batch(batch.pk, transport=_Patient(transport), worker="w", clock=lambda: NOW)
+        return delivering.send_batch(batch.pk, transport=Patient(transport), worker="w", clock=lambda: NOW)
     finally:
         transport.close()
 

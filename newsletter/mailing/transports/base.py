@@ -54,10 +54,11 @@ class Transport(Protocol):
     ) -> Iterator[Report]:
         """Send to each recipient, in any order; recipients are asked for as they can be taken.
 
-        `until` is asked before each write that could complete a message: none starts after that moment (such people
-        come back as NOT_SENT). `begins` is called right before such a write, so that a journal beside the worker can
-        tell afterwards which messages were never begun; both are called from the caller's own thread. Raises
-        TransportError when nothing can be sent any more, before the first report or after some.
+        `begins` is called before each write that could complete a message, so that a journal beside the worker can tell
+        afterwards which were never begun. Then `until` is asked: no such write starts after that moment (such people
+        come back as NOT_SENT). In this order, since a process may be held up for long right after it has looked. Both
+        are called from the caller's own thread. Raises TransportError when nothing can be sent any more, before the
+        first report or after some.
         """
         ...
 

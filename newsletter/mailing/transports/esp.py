@@ -169,12 +169,13 @@ class _Delivery:
         message = self._written(group)
         if message is None:
             return True
+        # Written down first: a process that is held up right after the look is known to have begun (promise 1).
+        for one in group.people:
+            self._begins(one.key)
         if datetime.now(UTC) >= self._until():
             self._waiting.appendleft(group)
             self._is_late = True
             return False
-        for one in group.people:
-            self._begins(one.key)
         self._running[self._sessions.start(message, after=AGAIN_SECONDS * group.tries)] = group
         return True
 

@@ -265,10 +265,11 @@ class Connection:
         if code == 354 and self._refusal is None:
             # First the next one: asking for it may take long (a window from the database), and the lease goes on.
             envelope = self._next_envelope()
+            # Written down first: a process that is held up right after the look is known to have begun (promise 1).
+            self.begins(message)
             if not self.may_finish():
                 self.report(Report(message.key, Result.NOT_SENT))
                 raise self.lost("the lease has ended")
-            self.begins(message)
             self._in_doubt = message
             if envelope:
                 self._expects_round = True
