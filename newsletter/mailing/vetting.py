@@ -192,7 +192,7 @@ class _Vetter(HTMLParser):
         icon = _ICONS.get(tag)
         if icon and not values.get(icon):
             self.vetted.notes.add(
-                f"The icons of <{tag}> come from another company’s server; give them a {icon} of yours."
+                f"The icons of <{tag}> come from another company’s server; give them a “{icon}” of your own."
             )
         if tag == "meta" and (values.get("http-equiv") or "").lower() == "refresh":
             raise self._refused("<meta http-equiv=refresh>")

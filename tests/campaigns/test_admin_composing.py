@@ -322,6 +322,21 @@ def test_a_layout_is_edited_beside_a_preview_even_before_there_is_a_list(admin_c
     assert "A heading of the mail" in shown["document"]
 
 
+@pytest.mark.parametrize(
+    ("mjml", "sentence"),
+    [
+        ("<mjml>" + "x" * 1_000_001, "The layout has 1.0 MB; more than 1 MB cannot become a mail."),
+        ("<mjml><mj-body><mj-section></mj-section></mj-body></mjml>", "The layout has no place for the text"),
+        ("<mjml><mj-body>\n<mj-foo /></mj-body></mjml>", "The layout is not valid MJML (line 2): there is no"),
+    ],
+)
+def test_a_layout_says_in_a_sentence_why_it_makes_no_mail(admin_client: Client, mjml: str, sentence: str) -> None:
+    layout = composing.default_layout()
+    assert sentence in admin_client.post(layout_page("preview"), {"mjml": mjml}).json()["error"]
+    fields = {"name": "Letter", "slug": "letter", "mjml": mjml, "_continue": "1"}
+    assert sentence in admin_client.post(layout_page("change", layout.pk), fields).content.decode()
+
+
 def test_a_layout_that_makes_no_mail_is_not_saved(admin_client: Client) -> None:
     layout = composing.default_layout()
     fields = {"name": "Letter", "slug": "letter", "mjml": "<mjml><mj-body>", "_continue": "1"}

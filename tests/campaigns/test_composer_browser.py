@@ -63,6 +63,38 @@ def _note_foreign(url: str, home: str, problems: list[str]) -> None:
         problems.append(f"asked {url}")
 
 
+def test_switching_the_way_of_writing_keeps_the_text_and_moves_the_preview(look: Look, draft: Draft) -> None:
+    tab = look(page("change", draft(body="Hello **{{ name }}**").pk))
+    mail = tab.frame_locator("[data-frame]")
+    expect(tab.get_by_role("button", name="Bold")).to_be_visible()
+
+    tab.get_by_text("MJML", exact=True).click()
+    expect(tab.locator("[data-problem]")).to_contain_text("put it into <mj-text>")
+    expect(tab.locator("textarea")).to_have_value("Hello **{{ name }}**")
+    expect(tab.get_by_role("button", name="Bold")).to_be_hidden()
+    expect(tab.get_by_label("Insert a merge tag")).to_be_visible()
+    tab.locator("textarea").fill("<mj-text>Hello <i>{{ name }}</i></mj-text>")
+    expect(mail.get_by_text("Hello Robin Reader")).to_be_visible()
+    expect(tab.locator("[data-problem]")).to_be_hidden()
+
+    tab.get_by_text("HTML", exact=True).click()
+    expect(tab.locator("[data-problem]")).to_contain_text("is MJML, not HTML")
+    tab.locator("textarea").fill("<h1>By hand, {{ name }}</h1>")
+    expect(mail.get_by_role("heading", name="By hand, Robin Reader")).to_be_visible()
+    expect(mail.get_by_text("You get this because")).to_have_count(0)
+    tab.get_by_role("button", name="Save", exact=True).click()
+    expect(tab.get_by_role("radio", name="HTML")).to_be_checked()
+    expect(tab.get_by_text("The mail has no unsubscribe link.")).to_be_visible()
+
+
+def test_a_text_that_is_too_long_is_not_sent_to_the_server_and_not_lost(look: Look, draft: Draft) -> None:
+    tab = look(page("change", draft().pk))
+    tab.locator("textarea").evaluate("(area) => { area.value = 'x'.repeat(1_000_001); }")
+    tab.get_by_role("button", name="Save", exact=True).click()
+    expect(tab.locator("[data-problem]")).to_contain_text("longer than 1 MB")
+    assert tab.locator("textarea").evaluate("(area) => area.value.length") == 1_000_001
+
+
 def test_typing_moves_the_preview_and_a_test_goes_out(look: Look, draft: Draft, mail_server: MailServer) -> None:
     campaign = draft()
     tab = look(page("change", campaign.pk))
