@@ -110,15 +110,16 @@ def check_domain(
     """How SPF, DKIM, DMARC and MX of a sender's domain stand, in this order.
 
     `selector` is the DKIM selector to look for ("" tries those that the mail service is known to use), `transport` the
-    scheme of EMAIL_URL, `smtp_host` the relay when it is SMTP. Takes at most about `LOOKUP_SECONDS`; remembered for
-    `REMEMBER_SECONDS` unless `refresh`, and not at all when something could not be looked up.
+    scheme of EMAIL_URL, `smtp_host` the relay when it is SMTP (several with spaces between them). Takes at most about
+    `LOOKUP_SECONDS`; remembered for `REMEMBER_SECONDS` unless `refresh`, and not at all when something could not be
+    looked up.
     """
     domain = ascii_domain(domain)
     selector = selector or settings.DKIM_SELECTOR
     # Who signs by themselves knows what must be published; it holds under their own selector only.
     signs = selector == settings.DKIM_SELECTOR and transport in {"smtp", "smtps"}
     public = settings.DKIM_KEYS.record(domain) if signs and settings.DKIM_KEYS else ""
-    key = f"dns:{domain}:{selector}:{transport}:{smtp_host}:{public[-16:]}"
+    key = ":".join(("dns", domain, selector, transport, smtp_host.replace(" ", ","), public[-16:]))
     remembered: list[Record] | None = None if refresh else cache.get(key)
     if remembered is not None:
         return remembered
@@ -133,7 +134,7 @@ def check_with(
     lookup: Lookup, domain: str, *, selector: str, transport: str, smtp_host: str, public_key: str = ""
 ) -> list[Record]:
     """`check_domain` by a lookup of one's own, nothing remembered. `public_key` is the DKIM record that ours needs."""
-    own = Service("" if smtp_host in THIS_MACHINE else smtp_host or transport, _relay_mechanism(smtp_host))
+    own = Service("" if smtp_host in THIS_MACHINE else smtp_host or transport, _relay_mechanisms(smtp_host))
     service = SERVICES.get(transport, own)
     selectors = (selector,) if selector else service.selectors
     with ThreadPoolExecutor(max_workers=4, thread_name_prefix="dns") as pool:
@@ -154,8 +155,13 @@ def ascii_domain(domain: str) -> str:
     return domain
 
 
+def _relay_mechanisms(smtp_hosts: str) -> str:
+    """How SPF names relays of one's own."""
+    return " ".join(dict.fromkeys(_relay_mechanism(host) for host in smtp_hosts.split() or [""]))
+
+
 def _relay_mechanism(smtp_host: str) -> str:
-    """How SPF names a relay of one's own: by its name, or by its address."""
+    """By its name, or by its address."""
     if not smtp_host or smtp_host in THIS_MACHINE:
         return "mx"
     if smtp_host.replace(".", "").isdigit():

@@ -26,7 +26,7 @@ def records(sender: SenderIdentity, *, selector: str = "", refresh: bool = False
         sender.domain,
         selector=selector,
         transport=transport.scheme,
-        smtp_host=transport.host if transport.is_smtp else "",
+        smtp_host=" ".join(server.host for server in transport.servers) if transport.is_smtp else "",
         refresh=refresh,
     )
 

@@ -83,6 +83,12 @@ def test_a_relay_of_ones_own_needs_no_particular_word(settings: Settings) -> Non
     assert check(settings, zone, transport="smtp", smtp_host="relay.example", selector="mailo")["SPF"].is_fine
 
 
+def test_each_of_several_relays_is_named_in_what_to_publish(settings: Settings) -> None:
+    zone: Zone = {("garden.example", "A"): []}
+    record = check(settings, zone, transport="smtp", smtp_host="one.example 192.0.2.7 2001:db8::1 one.example")["SPF"]
+    assert record.publish == "v=spf1 a:one.example ip4:192.0.2.7 ip6:2001:db8::1 ~all"
+
+
 def test_without_a_selector_dkim_is_unknown_not_missing(settings: Settings) -> None:
     assert check(settings, GOOD, transport="smtp")["DKIM"].standing is Standing.UNKNOWN
 

@@ -39,7 +39,8 @@ def open_connection(url: EmailUrl) -> Connection:
 
 def shown(url: EmailUrl) -> str:
     """A server as sentences and logs name it: without user and password."""
-    return f"{url.host or '127.0.0.1'}:{port_of(url)}"
+    host = url.host or "127.0.0.1"
+    return f"{f'[{host}]' if ':' in host else host}:{port_of(url)}"
 
 
 def port_of(url: EmailUrl) -> int:

@@ -112,6 +112,20 @@ def test_a_server_that_was_away_has_nothing_to_make_up_for() -> None:
     assert two.share >= 99
 
 
+def test_the_log_can_tell_by_which_server_each_message_went(caplog: pytest.LogCaptureFixture) -> None:
+    tally = Tally()
+    with (
+        server(tally.by("one")) as one,
+        server(tally.by("two")) as two,
+        transport_to(one, two) as transport,
+        caplog.at_level(logging.DEBUG, logger="newsletter.mailing.transports.smtp"),
+    ):
+        deliver(transport, 40)
+    lines = [record.getMessage() for record in caplog.records]
+    for url, name in ((one, "one"), (two, "two")):
+        assert sum(url.removeprefix("smtp://") in line for line in lines) == tally.taken[name]
+
+
 # Fail-over ---------------------------------------------------------------------------------------------------------
 
 
