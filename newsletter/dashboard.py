@@ -87,7 +87,10 @@ def sending() -> list[dict[str, Any]]:
 def scheduled() -> list[dict[str, Any]]:
     """The campaigns that leave by themselves, the next one first."""
     waiting = Campaign.objects.filter(state=CampaignState.SCHEDULED).select_related("list").order_by("scheduled_at")
-    return [{"campaign": campaign, "link": admin_page("campaigns_campaign_mail", campaign.pk)} for campaign in waiting]
+    # The change page leads on: to the countdown of one that is about to leave, to the mail of any other.
+    return [
+        {"campaign": campaign, "link": admin_page("campaigns_campaign_change", campaign.pk)} for campaign in waiting
+    ]
 
 
 def drafts() -> list[dict[str, Any]]:

@@ -43,10 +43,12 @@ def doubts(request: HttpRequest, model_admin: Any, campaign_id: int) -> HttpResp
     rows = found[:A_PAGE]
     may_see = request.user.has_perm("subscribers.view_subscriber")
     people = Subscriber.objects.in_bulk([doubt.subscriber_id for doubt in rows]) if may_see else {}
+    number = doubting.recount(campaign.pk)
     context = {
         **model_admin.admin_site.each_context(request),
         **sending.page(request, model_admin, campaign),
-        "number": doubting.recount(campaign.pk),
+        "number": number,
+        "in_doubt": number,
         "rows": [Row(doubt, people.get(doubt.subscriber_id)) for doubt in rows],
         "following": rows[-1].subscriber_id if len(found) > A_PAGE else None,
         "is_first_page": not after,
