@@ -9,6 +9,7 @@ A frame on the pipes is eight bytes of length and so much JSON: what the child a
 """
 
 import contextlib
+import hashlib
 import json
 import logging
 import os
@@ -18,7 +19,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ WALL_SECONDS = 10.0
 MEMORY_BYTES = 300_000_000  # beyond what the child has when it is ready
 MOST_ANSWER = 20_000_000  # bytes
 CHILDREN = 2  # at once in one process; further callers wait
+REFUSE_SECONDS, REFUSE_MOST = 300.0, 100  # what ran away is not tried again so soon
 HEADER = 8
 _ROOT = Path(__file__).resolve().parents[2]
 _TOO_LONG = "This mail takes more than {} seconds to compute; make its merge tags or its HTML simpler."
@@ -55,7 +57,8 @@ def compile_source(source: Source, *, headers: Mapping[str, str], date: datetime
         "headers": dict(headers),
         "date": date.isoformat() if date else None,
     }
-    return Compiled.from_json(_ask("compile", job))
+    # Who writes and to whom is ours to say, whatever became of the child.
+    return replace(Compiled.from_json(_ask("compile", job)), headers=dict(headers), constants=dict(source.constants))
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,19 @@ def render(compiled: Compiled, recipients: Sequence[Recipient], *, addresses: Ad
 def _ask(kind: str, job: dict[str, Any]) -> Any:
     """What a child makes of a job; its refusals become the exceptions that they were."""
     frame = json.dumps({"kind": kind, **job}).encode()
+    with _recent.refusing(frame):
+        answer = _answered(frame)
+    if "answer" in answer:
+        return answer["answer"]
+    error, sentence = answer["error"], answer["sentence"]
+    if error == "fill":
+        raise PersonalizeError(sentence)
+    if error != "compile":
+        log.error("a mail could not be computed: %s", error)
+    raise CompileError(sentence)
+
+
+def _answered(frame: bytes) -> dict[str, Any]:
     for is_last in (False, True):
         with _children.one() as child:
             try:
@@ -90,16 +106,34 @@ def _ask(kind: str, job: dict[str, Any]) -> Any:
                     raise BusyError(_BUSY) from None
                 continue
         break
-    if "answer" in answer:
-        return answer["answer"]
-    error, sentence = answer["error"], answer["sentence"]
-    if error == "memory":
+    if answer.get("error") == "memory":
         raise RunawayError(_TOO_LARGE)
-    if error == "fill":
-        raise PersonalizeError(sentence)
-    if error != "compile":
-        log.error("a mail could not be computed: %s", error)
-    raise CompileError(sentence)
+    return answer
+
+
+class _Recent:
+    """What ran away lately: a page asks for a preview and for a checklist of one draft, and may be loaded again."""
+
+    def __init__(self) -> None:
+        self._sentences: dict[bytes, tuple[float, str]] = {}
+
+    @contextlib.contextmanager
+    def refusing(self, frame: bytes) -> Iterator[None]:
+        """Raise the same RunawayError again at once, if it is not long ago."""
+        digest = hashlib.blake2b(frame, digest_size=16).digest()
+        at, sentence = self._sentences.get(digest, (0.0, ""))
+        if sentence and time.monotonic() - at < REFUSE_SECONDS:
+            raise RunawayError(sentence)
+        try:
+            yield
+        except RunawayError as error:
+            while len(self._sentences) >= REFUSE_MOST:
+                self._sentences.pop(next(iter(self._sentences)), None)
+            self._sentences[digest] = (time.monotonic(), str(error))
+            raise
+
+
+_recent = _Recent()
 
 
 # Children ----------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ import resource
 import signal
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -69,6 +70,10 @@ def test_what_runs_away_is_cut_off_with_a_sentence_and_costs_us_nothing(body: st
     with pytest.raises(sandbox.RunawayError, match=sentence):
         sandbox.compile_source(source(body, format="html"), headers=HEADERS)
     assert not before.is_running()
+    begun = time.monotonic()
+    with pytest.raises(sandbox.RunawayError, match=sentence):  # at once: a page asks more than once
+        sandbox.compile_source(source(body, format="html"), headers=HEADERS)
+    assert time.monotonic() - begun < 1
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak < 30_000  # kilobytes
     assert sandbox.compile_source(LETTERS, headers=HEADERS).links == []
 
