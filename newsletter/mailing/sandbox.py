@@ -97,6 +97,7 @@ def _ask(kind: str, job: dict[str, Any]) -> Any:
 
 
 def _answered(frame: bytes) -> dict[str, Any]:
+    answer: dict[str, Any] = {}
     for is_last in (False, True):
         with _children.one() as child:
             try:
