@@ -5,7 +5,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 
 from newsletter.env import EmailUrl
@@ -19,6 +19,7 @@ from newsletter.mailing.transports.smtp_server import Server
 
 log = logging.getLogger(__name__)
 
+SHORTEST_WAIT = timedelta(seconds=5)  # of a batch while all servers rest
 _ANSWERED = frozenset({Result.ACCEPTED, Result.DEFERRED, Result.FAILED})
 
 
@@ -61,7 +62,9 @@ class SmtpTransport:
         begins: Callable[[DeliveryKey], None],
     ) -> Iterator[Report]:
         if not self._working():
-            raise TransportError(self._why())
+            # Nobody was asked anew, so this is no further failure: whoever comes then will ask.
+            rest = min(server.rest(alone=True) for server in self._servers)
+            raise TransportError(self._why(), retry_after=max(SHORTEST_WAIT, timedelta(seconds=rest)))
         call = _Call(personalizer, recipients, until=until, begins=begins, servers=self._servers)
         wake = Wake()
         watched = Watched((), lost=call.lost, wake=wake)

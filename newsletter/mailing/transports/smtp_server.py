@@ -51,13 +51,16 @@ class Server:
 
     # Whether it works ----------------------------------------------------------------------------------------------
 
-    def is_resting(self, *, alone: bool) -> bool:
-        """Whether it failed a short while ago; `alone` when no other server works."""
+    def rest(self, *, alone: bool) -> float:
+        """Seconds that it is left alone from now on after a failure; `alone` when no other server works."""
         if not self._failures:
-            return False
+            return 0.0
         first, most = REST_ALONE_SECONDS if alone else REST_SECONDS
-        rest: float = min(first * 2 ** min(self._failures - 1, 30), most)
-        return self._clock() < self._failed_at + rest
+        whole: float = min(first * 2 ** min(self._failures - 1, 30), most)
+        return max(0.0, self._failed_at + whole - self._clock())
+
+    def is_resting(self, *, alone: bool) -> bool:
+        return self.rest(alone=alone) > 0
 
     def failed(self, why: str) -> None:
         """It cannot be reached, refuses us, or ends one connection after the other."""

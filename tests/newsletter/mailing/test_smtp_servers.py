@@ -21,7 +21,7 @@ from django.core.mail import EmailMessage
 from newsletter.env import BASE_DIR, email_url
 from newsletter.mailing.transports import smtp_server
 from newsletter.mailing.transports.base import Report, Result, TransportError
-from newsletter.mailing.transports.smtp import SmtpTransport
+from newsletter.mailing.transports.smtp import SHORTEST_WAIT, SmtpTransport
 from newsletter.mailing.transports.smtp_server import Server
 from tests.conftest import MailServer
 from tests.newsletter.mailing.test_smtp import FOREVER, MAIL, Dialogue, people, server, takes_all
@@ -229,8 +229,10 @@ def test_only_when_no_server_works_is_it_said_with_the_reason_of_each() -> None:
         assert "“554 5.3.2 no service”" in str(refused.value)
         assert "Connection refused" in str(refused.value)
         waiting = iter(people(3))
-        with pytest.raises(TransportError, match="Connection refused"):
+        with pytest.raises(TransportError, match="Connection refused") as resting:
             list(transport.deliver(MAIL, waiting, until=lambda: FOREVER))
+        # Asked to wait: that counts as no further failure of the transport.
+        assert (refused.value.retry_after, resting.value.retry_after) == (None, SHORTEST_WAIT)
         assert len(list(waiting)) == 3, "while all rest nobody is marked as being sent"
 
 
