@@ -43,7 +43,7 @@ def measure(options: argparse.Namespace, port: int, *, database: int | None) -> 
     say("sending by workers …")
     sent, calls = by_workers(campaign_id, options, port, database=database)
     say("the limit …")
-    limit = by_blast(campaign_id, options.workers, max(2_000, min(options.recipients, 100_000)), port)
+    limit = by_blast(campaign_id, options.workers, max(2_000, 4 * options.recipients), port)
     return Result(
         claim="esp",
         value=round(sent.rate, 1),

@@ -100,6 +100,8 @@ def _simple_slot(name: str, single: str | None, double: str | None, escape_name:
 
     def text(context: Context) -> str:
         value = context.get(name)
+        if is_plain_place and type(value) is str and len(value) < _ORDINARY_LENGTH and _ORDINARY.fullmatch(value):
+            return value
         if value is None or value == "" or (value is False and default):
             return escaped_default
         return escape(value)
