@@ -22,9 +22,12 @@ from campaigns.models import (
     Outcome,
     SendingHealth,
 )
+from newsletter.env import email_url
 from newsletter.mailing.tokens import DeliveryKey
+from newsletter.mailing.transports import smtp_server, transport_for
 from newsletter.mailing.transports.base import Report, Result, TransportError
 from subscribers.models import AuditEntry, List, Subscriber
+from tests.campaigns.conftest import Patient
 from tests.campaigns.test_delivering import send
 from tests.conftest import NOW, MailServer
 from tests.processes import manage_json, worker
@@ -236,12 +239,27 @@ def test_the_editor_reads_why_and_resumes_by_one_click(admin_client: Client, cam
     assert now(campaign) == (CampaignState.SENDING, "")
 
 
-def test_worker_processes_pause_a_campaign_together(garden: List, subscribe: People, draft: Drafts) -> None:
+def test_worker_processes_pause_a_campaign_together(
+    garden: List, subscribe: People, draft: Drafts, mail_server: MailServer
+) -> None:
+    mail_server.data_answer = "451 4.3.2 not now"
     subscribe(garden, 60)
     campaign = draft()
-    settings: dict[str, Any] = {"BATCH_SIZE": "10", "BREAKER_FAILURES": "5", "EMAIL_URL": "smtp://127.0.0.1:1"}
+    # More than any one batch can see.
+    settings: dict[str, Any] = {"BATCH_SIZE": "10", "BREAKER_FAILURES": "45"}
     with worker(**settings):
         ended = manage_json("send_campaign", str(campaign.pk), "--wait", **settings)
     assert ended["state"] == "paused"
-    assert "The mail server 127.0.0.1:1 cannot be used" in now(campaign)[1]
+    assert "451 4.3.2 not now" in now(campaign)[1]
+    assert not mail_server.received
+
+
+def test_an_outage_met_by_many_batches_is_one_failure(campaign: Campaign, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server rests after it could not be reached; that others wait for it meanwhile trips nothing."""
+    monkeypatch.setattr(smtp_server, "REST_ALONE_SECONDS", (60.0, 60.0))
+    transport = Patient(transport_for(email_url("smtp://127.0.0.1:1")))
+    for batch in batches(campaign):
+        delivering.send_batch(batch.pk, transport=transport, worker="w", clock=lambda: NOW)
+    assert now(campaign) == (CampaignState.SENDING, "")
+    assert SendingHealth.objects.get(campaign=campaign).failures == 1
     assert waiting(campaign) == 60
