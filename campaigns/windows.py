@@ -199,6 +199,8 @@ class Windows:
         }
 
     def _write_rare(self) -> None:
+        if not self.told:
+            return  # Django would make its rounds for a list of nobody
         for state in {told.state for told in self.told}:
             people = [told.report.key.subscriber_id for told in self.told if told.state is state]
             _execute(SETTLE, {**self._parameters(), "state": int(state), "ids": people})
