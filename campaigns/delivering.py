@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
+from django.conf import settings
 from django.db import InterfaceError, OperationalError
 
 from campaigns import batching, composing, pacing
@@ -27,7 +28,7 @@ from subscribers.models import TrackingConsent
 log = logging.getLogger(__name__)
 
 WINDOW = 100  # rows marked "sending" at once: what a killed worker may leave unknown
-LEASE_MARGIN = timedelta(seconds=20)  # no write starts this close to a lease's end
+LEASE_MARGIN = 1 / 6  # of a lease, by default 20 s: no write starts this close to its end
 RETRY_DELAYS = tuple(timedelta(minutes=minutes) for minutes in (5, 15, 60, 240, 720, 1_440, 1_440))
 LONGEST_UNWRITTEN = timedelta(seconds=5)  # an outcome waits so long for the next window, at a slow server
 TRANSPORT_DOWN_DELAY = timedelta(minutes=1)
@@ -144,7 +145,7 @@ class _Sending:
         return self._lease_ends()
 
     def _lease_ends(self) -> datetime:
-        return self._heartbeat.leased_until - LEASE_MARGIN
+        return self._heartbeat.leased_until - timedelta(seconds=settings.BATCH_LEASE_SECONDS * LEASE_MARGIN)
 
     def begins(self, key: DeliveryKey) -> None:
         """The next write may complete this person's message, unless `until`, asked after this, forbids it."""

@@ -86,8 +86,11 @@ def ensure_partition(campaign_id: int) -> None:
         if cursor.fetchone()[0]:
             return
         cursor.execute("SELECT pg_advisory_xact_lock(hashtext(%s))", [name])
-        cursor.execute("SELECT to_regclass(%s)", [name])
-        if cursor.fetchone()[0]:
+        # Read as rows: to_regclass would answer from this connection's memory of a moment ago.
+        cursor.execute(
+            "SELECT FROM pg_class WHERE relname = %s AND relnamespace = current_schema()::regnamespace", [name]
+        )
+        if cursor.fetchone() is not None:
             return
         cursor.execute(f"CREATE TABLE {name} (LIKE campaigns_delivery INCLUDING ALL) WITH (fillfactor = 70)")
         cursor.execute(f"ALTER TABLE campaigns_delivery ATTACH PARTITION {name} FOR VALUES FROM ({lower}) TO ({upper})")

@@ -13,6 +13,7 @@ from campaigns.errors import NotReady, WrongState
 from campaigns.models import Batch, Campaign, CampaignState, Delivery, Link
 from subscribers.models import List, Subscriber
 from tests.conftest import NOW
+from tests.engines import engines
 
 People = Callable[..., list[Subscriber]]
 Drafts = Callable[..., Campaign]
@@ -106,3 +107,31 @@ def test_sending_twice_is_refused_in_words(garden: List, subscribe: People, draf
     scheduling.schedule(campaign.pk, NOW, now=NOW)
     with pytest.raises(WrongState, match="it is scheduled"):
         scheduling.schedule(campaign.pk, NOW, now=NOW)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_two_that_need_the_same_new_partition_at_once_make_it_once() -> None:
+    campaign_id = 900_000 * freezing.CAMPAIGNS_A_PARTITION
+    name = freezing._partition(campaign_id)
+
+    def second() -> None:
+        try:
+            freezing.ensure_partition(campaign_id)
+        finally:
+            connections.close_all()
+
+    with engines.postgres.connect(str(connection.settings_dict["NAME"])) as first, ThreadPoolExecutor(1) as pool:
+        with first.transaction():
+            first.execute("SELECT pg_advisory_xact_lock(hashtext(%s))", [name])
+            waiting = pool.submit(second)
+            while not first.execute("SELECT count(*) FROM pg_locks WHERE NOT granted").fetchone()[0]:  # type: ignore[index]
+                assert not waiting.done()
+            lower = campaign_id
+            first.execute(f"CREATE TABLE {name} (LIKE campaigns_delivery INCLUDING ALL)")
+            first.execute(
+                f"ALTER TABLE campaigns_delivery ATTACH PARTITION {name}"
+                f" FOR VALUES FROM ({lower}) TO ({lower + freezing.CAMPAIGNS_A_PARTITION})"
+            )
+        waiting.result(30)
+    with connection.cursor() as cursor:
+        cursor.execute(f"DROP TABLE {name}")
