@@ -8,7 +8,7 @@ from django.contrib.auth.models import User
 from django.db import transaction
 from django.db.models import Q
 
-from campaigns import breaking, composing, freezing, preflight, states, telling
+from campaigns import batching, breaking, composing, freezing, preflight, states, telling
 from campaigns.errors import Busy, CampaignError, NotReady, WrongState
 from campaigns.models import Batch, Campaign, CampaignState, Delivery, DeliveryState, EditorEvent, SkipReason
 from subscribers.models import AuditEntry
@@ -136,13 +136,15 @@ def pause(campaign_id: int, *, reason: str, actor: str = "", now: datetime) -> N
 
 
 def resume(campaign_id: int, *, actor: str = "", now: datetime) -> None:
-    """Go on with a paused campaign. Raises WrongState."""
+    """Go on with a paused campaign, and with what was set aside of it. Raises WrongState."""
     campaign = get(campaign_id)
     with transaction.atomic():
         if not states.move(campaign_id, to=S.SENDING, from_=(S.PAUSED,), state_reason=""):
             raise _wrong(campaign, "resumed")
         _audit(actor, "campaign.resume", campaign)
         breaking.accept(campaign_id)
+        for batch in batching.set_aside(campaign_id):
+            batching.release(batch.pk, now=now)
         Batch.objects.filter(campaign_id=campaign_id, state=Batch.State.READY).update(enqueued_at=None)
         from campaigns.tasks import sweep
 

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, TypeVar
 import psycopg
 from django.db import InterfaceError, OperationalError, connection, transaction
 
+from campaigns import refusing
 from campaigns.batching import Lease
 from campaigns.models import DeliveryError, DeliveryState, SkipReason
 from newsletter.mailing.transports.base import Report, Result
@@ -116,6 +117,7 @@ class Windows:
     ) -> None:
         self.accepted: list[int] = []
         self.told: list[Told] = []
+        self._taken = self._dead = 0  # people whom the server took, and whom it called dead, under this lease
         self._lease = lease
         self._clock = clock
         self._until = until
@@ -173,6 +175,8 @@ class Windows:
                             _execute(_UNMARK if self._only is None else _UNMARK_THESE, self._parameters())
                         done = work()
                 self._may_have_marked = False
+                self._taken += len(self.accepted)
+                self._dead += len(refusing.dead(told.report for told in self.told)) if self.told else 0
                 self.accepted.clear()
                 self.told.clear()
                 return done
@@ -204,6 +208,10 @@ class Windows:
         for state in {told.state for told in self.told}:
             people = [told.report.key.subscriber_id for told in self.told if told.state is state]
             _execute(SETTLE, {**self._parameters(), "state": int(state), "ids": people})
+        dead = refusing.dead(told.report for told in self.told)
+        if dead:
+            taken = self._taken + len(self.accepted)
+            refusing.suppress(dead, before=self._dead, taken=taken, now=self._clock())
         DeliveryError.objects.bulk_create(
             DeliveryError(
                 campaign_id=self._lease.campaign_id,

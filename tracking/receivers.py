@@ -15,6 +15,8 @@ from django.utils import timezone
 
 from campaigns import reporting
 from campaigns.models import Campaign, Delivery, DeliveryError, Link, Outcome
+from newsletter.mailing import bounces
+from newsletter.mailing.bounces import BounceClass
 from newsletter.mailing.keys import keyring
 from newsletter.mailing.tokens import BadToken, DeliveryKey, Purpose, read_delivery
 from subscribers import engagement
@@ -22,8 +24,7 @@ from subscribers.models import Subscriber, Suppression
 from subscribers.suppressing import suppress
 from subscribers.unsubscribing import unsubscribe
 from subscribers.validating import InvalidAddress, normalise
-from tracking import bounces, providers, recording, retention, stream
-from tracking.bounces import BounceClass
+from tracking import providers, recording, retention, stream
 from tracking.models import EventKind, ReceivedReport
 
 log = logging.getLogger(__name__)

@@ -32,7 +32,7 @@ def notices() -> Iterator[Notice]:
         title = _("“%s” was not sent") % campaign.subject
         yield Notice(title, campaign.state_reason, _page("change", campaign.pk), _("Mend it"))
     for batch in Batch.objects.filter(state=Batch.State.ASIDE).select_related("campaign"):
-        text = _("A part of it ended three workers in a row and was set aside.")
+        text = _("A part of it ended three workers in a row and was set aside. To try it again, pause and resume it.")
         title = _("“%s” is stuck") % batch.campaign.subject
         yield Notice(title, text, _page("report", batch.campaign_id), look)
     yield from _doubtful()

@@ -21,6 +21,7 @@ from newsletter.mailing.tokens import DeliveryKey
 from newsletter.mailing.transports import transport_for
 from newsletter.mailing.transports.base import Report, Result, TransportError
 from subscribers.models import Engagement, List, Subscriber, Subscription
+from subscribers.suppressing import is_suppressed
 from tests.campaigns.conftest import Patient
 from tests.conftest import NOW, MailServer
 from tests.engines import engines
@@ -328,6 +329,38 @@ def test_a_batch_that_was_set_aside_can_be_tried_again(
     assert not batching.release(batch.pk, now=NOW)
     send(batch, mail_server)
     assert batching.finish_campaigns(now=NOW) == [campaign.pk]
+
+
+def test_a_resume_takes_up_what_was_set_aside(garden: List, subscribe: People, launched: Drafts) -> None:
+    subscribe(garden, 3)
+    campaign = launched()
+    Batch.objects.filter(campaign=campaign).update(state=Batch.State.ASIDE, attempts=3)
+    hold(campaign.pk, now=NOW)
+    scheduling.resume(campaign.pk, now=NOW)
+    assert list(Batch.objects.values_list("state", "attempts")) == [(Batch.State.READY, 0)]
+
+
+def test_a_dead_address_is_never_mailed_again(
+    garden: List, subscribe: People, launched: Drafts, mail_server: MailServer
+) -> None:
+    people = subscribe(garden, 6)
+    dead, full, policy = people[:3]
+    mail_server.answers = {
+        dead.email: "550 5.1.1 no such user",
+        full.email: "552 5.2.2 full",
+        policy.email: "550 5.7.1 we do not like you",
+    }
+    send(Batch.objects.get(campaign=launched()), mail_server)
+    assert list(Subscriber.objects.exclude(suppressed_at=None)) == [dead]
+    assert is_suppressed(dead.email_key)
+
+
+def test_a_server_that_calls_everybody_dead_is_not_believed(
+    garden: List, subscribe: People, launched: Drafts, mail_server: MailServer
+) -> None:
+    mail_server.answers = {person.email: "550 5.1.1 no such user" for person in subscribe(garden, 30)}
+    send(Batch.objects.get(campaign=launched()), mail_server)
+    assert not Subscriber.objects.exclude(suppressed_at=None).exists()
 
 
 def test_a_campaign_that_everybody_left_before_its_time_ends_at_once(

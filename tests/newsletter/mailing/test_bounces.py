@@ -2,7 +2,7 @@
 
 import pytest
 
-from tracking.bounces import BounceClass, classify, enhanced_code
+from newsletter.mailing.bounces import BounceClass, classify, enhanced_code
 
 
 @pytest.mark.parametrize(
