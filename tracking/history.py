@@ -20,8 +20,11 @@ from django.db import DatabaseError, connection, transaction
 
 from campaigns import closing, freezing
 from campaigns.models import Campaign, CampaignState, Delivery
+from newsletter.mailing import bounces
+from newsletter.mailing.bounces import BounceClass
 from subscribers import csvfile, engagement, validating
-from subscribers.models import List
+from subscribers.models import List, Suppression
+from subscribers.suppressing import suppress as suppress_address
 from tracking import history_sql as sql
 from tracking import retention, verdicts
 from tracking.history_lines import BadLine, parse, read_line
@@ -149,6 +152,7 @@ class _Import:
             facts = self._choose()
             self._store()
             self._judge()
+            self._suppress_dead()
             self._sum_up(self._renumber())
         for campaign_id in {pk // freezing.CAMPAIGNS_A_PARTITION: pk for pk in self.campaigns}.values():
             closing.index_by_person(campaign_id)
@@ -224,6 +228,13 @@ class _Import:
         _move_bits(self.list_id, [number for _pk, number in order])
         List.objects.filter(pk=self.list_id).update(issues=len(order))
         return len(order)
+
+    def _suppress_dead(self) -> None:
+        """A bounce elsewhere says of an address what one here would, unless it has taken mail since."""
+        for key, status, at in _rows(sql.BOUNCED, list=self.list_id):
+            code = bounces.enhanced_code(status)
+            if bounces.classify(code, status) is BounceClass.HARD:
+                suppress_address(key, reason=Suppression.Reason.BOUNCE, source=f"history {code}", now=at)
 
     def _sum_up(self, width: int) -> None:
         self._execute(sql.LEDGER_SIGNS)

@@ -126,6 +126,17 @@ UPDATE campaigns_delivery d SET outcome = 2 FROM (SELECT DISTINCT campaign_id, s
  WHERE d.campaign_id = ANY(%(campaigns)s)
    AND d.campaign_id = b.campaign_id AND d.subscriber_id = b.subscriber_id AND d.outcome < 2
 """
+# Who bounced and has taken no mail of this list since.
+BOUNCED = """
+SELECT r.email_key, f.status, f.at
+  FROM history_fact f JOIN subscribers_subscriber r ON r.id = f.subscriber_id
+ WHERE f.kind = 5 AND f.refused IS NULL AND f.status <> '' AND r.suppressed_at IS NULL
+   AND NOT EXISTS (
+       SELECT FROM campaigns_campaign c
+         JOIN campaigns_delivery d ON d.campaign_id = c.id AND d.subscriber_id = f.subscriber_id
+        WHERE c.list_id = %(list)s AND d.state = 3 AND d.outcome <> 2 AND d.sent_at > f.at)
+ ORDER BY f.subscriber_id, f.at
+"""
 LINKS = """
 INSERT INTO campaigns_link (campaign_id, index, url)
 SELECT campaign_id, coalesce((SELECT max(k.index) + 1 FROM campaigns_link k WHERE k.campaign_id = f.campaign_id), 0)

@@ -14,6 +14,7 @@ from campaigns.models import Campaign, CampaignFigures, Delivery, DeliveryState,
 from subscribers import engagement
 from subscribers.hygiene import policies
 from subscribers.models import Engagement, List, Subscription
+from subscribers.suppressing import is_suppressed
 from tests.subscribers.hygiene.building import make_list, subscribe
 from tracking import history
 from tracking.history import Counts
@@ -101,6 +102,16 @@ def test_machines_are_told_apart_and_set_no_bit(weekly: List, tmp_path: Path) ->
     assert set(Event.objects.values_list("verdict", flat=True)) == {Verdict.MACHINE}
     figures = CampaignFigures.objects.get()
     assert (figures.opens_raw, figures.opens_human, figures.clicks_raw, figures.clicks_human) == (1, 0, 1, 0)
+
+
+def test_a_dead_address_is_suppressed_unless_it_has_taken_mail_since(weekly: List, tmp_path: Path) -> None:
+    subscribe(weekly, "ann", "ben", "cid", since=NOW)
+    bounced = [line("bounce", "ann", 2, status="5.1.1"), line("bounce", "ben", 2, status="550 5.1.1 unknown")]
+    bounced.append(line("bounce", "cid", 2, status="5.2.2 full"))
+    bring_in(weekly, [*sent("ann", 1, 2), *sent("ben", 1, 2, 3), *sent("cid", 1, 2), *bounced], tmp_path)
+    assert is_suppressed("ann@example.org")
+    assert not is_suppressed("ben@example.org"), "the server was wrong, or the mailbox came back"
+    assert not is_suppressed("cid@example.org")
 
 
 def test_a_bounced_mail_was_no_opportunity(weekly: List, tmp_path: Path) -> None:
