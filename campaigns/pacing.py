@@ -62,6 +62,7 @@ class Pace:
         self._aside: dict[Group, _Waits] = {}
         self._granted: dict[int, Group] = {}
         self._used: set[int] = set()
+        self._is_out = False  # people were let go of whom nobody has said yet that they went
         self.is_away = False
         with connection.cursor() as cursor:
             cursor.execute(WAITING, _parameters(lease))
@@ -91,11 +92,13 @@ class Pace:
                 queue.clear()
             if not queue:
                 del self._waiting[group]
+        self._is_out = bool(people)
         # A window of nobody is no end of the batch while another group still waits to be asked for.
         return sorted(people) if people or not self._waiting else self.next(now=now)
 
     def went(self, subscriber_ids: list[int]) -> None:
-        """These people used what they were granted."""
+        """Of those let go last, these used what they were granted."""
+        self._is_out = False
         self._used.update(subscriber_ids)
 
     def came_back(self, subscriber_id: int) -> None:
@@ -129,7 +132,8 @@ class Pace:
         aside = {group: waits for group, waits in self._aside.items() if waits.people}
         if any(not waits.grant.is_day_spent for waits in aside.values()):
             limiting.say_that_somebody_waits()
-        if len(aside) == 1 and not self._waiting and not is_interrupted:
+        # Whoever was let go and never went (the campaign was paused) stays in the batch and waits for nobody's limit.
+        if len(aside) == 1 and not self._waiting and not self._is_out and not is_interrupted:
             ((group, waits),) = aside.items()
             _wait_together(self._lease.campaign_id, group, waits.grant)
             return _wait(self._lease, throttling.label(group), until=waits.until)

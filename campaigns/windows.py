@@ -129,8 +129,8 @@ class Windows:
 
     @property
     def is_settled(self) -> bool:
-        """Whether all that was told stands in the ledger."""
-        return not self.accepted and not self.told
+        """Whether all that was told stands in the ledger, and nobody is marked there without our knowing."""
+        return not (self.accepted or self.told or self._may_have_marked)
 
     def next(self, only: list[int] | None = None) -> list[Row]:
         """Settle what was told and mark the next people, as columns of NEXT_WINDOW; empty at the end.
@@ -144,7 +144,7 @@ class Windows:
         return rows
 
     def write(self) -> None:
-        """Settle what was told, without waiting for the disk.
+        """Settle what was told, and unmark whom a lost commit marked, without waiting for the disk.
 
         It may be lost with the machine: a loss becomes unknown, nobody is mailed twice.
         """
