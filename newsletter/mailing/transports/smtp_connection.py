@@ -21,6 +21,7 @@ _ENHANCED = re.compile(r"[245]\.\d{1,3}\.\d{1,3}\b")
 _READ = 16_384
 # The usual answers to a final dot and the envelope behind it, all in one segment.
 _ROUND = re.compile(rb"250 [^\n]*\n250 [^\n]*\n25[01] [^\n]*\n354 [^\n]*\n")
+_TLS_RECORD = 16_384  # bytes
 REPLY_LIMIT = 65_536  # bytes of a reply without a line's end: a server that sends more is broken
 
 
@@ -73,7 +74,7 @@ class Connection:
         self._waiting: deque[tuple[_Step, bytes]] = deque()  # commands not sent yet, where there is no pipelining
         self._in: bytes = b""
         self._out = b""
-        self._handed_over = 0  # bytes of the current write that the kernel took
+        self._handed_over = 0  # bytes of the current write that the kernel took, or may have taken
         self._dot_at = 0  # place in the current write after which the message in doubt is complete; 0: none
         self._envelope: Message | None = None  # its MAIL, RCPT and DATA are under way
         self._refusal: tuple[int, str, bool] | None = None  # and whether it was to MAIL
@@ -162,11 +163,18 @@ class Connection:
         try:
             taken = self.socket.send(self._out)
         except (BlockingIOError, ssl.SSLWantWriteError, ssl.SSLWantReadError):
+            self._note_records()
             return
         except OSError as error:
+            self._note_records()
             raise self.lost(str(error)) from error
         self._handed_over += taken
         self._out = self._out[taken:] if taken < len(self._out) else b""
+
+    def _note_records(self) -> None:
+        """TLS takes a write record by record and says so when all are gone: each but the last may be."""
+        if isinstance(self.socket, ssl.SSLSocket):
+            self._handed_over = max(0, len(self._out) - 1) // _TLS_RECORD * _TLS_RECORD
 
     # Coming in -------------------------------------------------------------------------------------------------
 

@@ -2,8 +2,11 @@
 
 import contextlib
 import logging
+import select
 import socket
+import ssl
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -14,8 +17,11 @@ from django.conf import LazySettings
 from django.core.mail import EmailMessage
 
 from newsletter.env import email_url
+from newsletter.mailing.personalizing import Message
+from newsletter.mailing.tokens import DeliveryKey
 from newsletter.mailing.transports import smtp_opening
-from newsletter.mailing.transports.base import Result, TransportError
+from newsletter.mailing.transports.base import Report, Result, TransportError
+from newsletter.mailing.transports.smtp_connection import Connection, Lost
 from newsletter.mailing.transports.smtp import SmtpTransport
 from tests.conftest import MailServer, _Controller
 from tests.newsletter.mailing.building import compiled, personalizer
@@ -198,3 +204,43 @@ def wait_until_closed(sockets: list[socket.socket]) -> None:
     for one in sockets:
         ready, _, _ = select.select([one], [], [], 10)
         assert ready
+
+
+def test_a_message_that_left_before_the_write_it_stood_in_stalled_is_in_doubt(tls: Certified) -> None:
+    """TLS writes record by record: the server has the first, with a whole message, and the rest never leaves."""
+    here, there = socket.socketpair()
+    trusting = ssl.create_default_context(cafile=str(tls.authority))
+
+    def take_one_message() -> None:
+        with tls.context.wrap_socket(there, server_side=True) as server:
+            seen = b""
+            while not seen.endswith(b"DATA\r\n"):
+                seen += server.recv(4_096)
+            server.sendall(b"250 fine\r\n250 fine\r\n354 go on\r\n")
+            while b"\r\n.\r\n" not in seen:
+                seen += server.recv(4_096)
+
+    with ThreadPoolExecutor(1) as pool:
+        served = pool.submit(take_one_message)
+        connection = Connection(
+            trusting.wrap_socket(here, server_hostname="127.0.0.1"), pipelining=True, eight_bit=True, smtputf8=False
+        )
+        # The next envelope, in the same write, is more than the socket holds.
+        messages = [
+            Message(
+                DeliveryKey(1, number), "a@shed.example", f"{'p' * length}@x.example", b"Subject: Rain\r\n\r\nHi\r\n"
+            )
+            for number, length in ((1, 1), (2, 3_000_000))
+        ]
+        reports: list[Report] = []
+        unsent: list[Message] = []
+        connection.next_message = lambda: messages.pop(0) if messages else None
+        connection.report, connection.unsent = reports.append, unsent.append
+        connection.begin()
+        with pytest.raises(Lost):
+            while True:
+                select.select([connection], [], [])
+                connection.receive()
+        served.result()
+    assert [(report.key.subscriber_id, report.result) for report in reports] == [(1, Result.UNKNOWN)]
+    assert [message.key.subscriber_id for message in unsent] == [2]
