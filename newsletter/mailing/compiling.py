@@ -15,7 +15,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 from liquid.exceptions import LiquidError
@@ -117,7 +117,7 @@ def compile_source(
     page = _mark_pixel(page, lifted)
     return Compiled(
         subject=_pieces(lifted.lift(source.subject), lifted, _line_escape, constants),
-        html=_pieces(page, lifted, _html_escape, constants),
+        html=_pieces(page, lifted, partial(_html_escape, lifted), constants),
         text=_pieces(text, lifted, _plain_escape, constants),
         links=links,
         constants=dict(source.constants),
@@ -228,7 +228,7 @@ def _plain_escape(text: str, start: int, end: int) -> str:
     return "_urlpart" if _URL_BEFORE.search(text, max(0, start - 2_000), start) else "_plain"
 
 
-def _html_escape(page: str, start: int, _end: int) -> str:
+def _html_escape(lifted: Lifted, page: str, start: int, _end: int) -> str:
     """The escape for a tag at this place: inside an href or src it becomes part of a URL, elsewhere text.
 
     In the normal form every value is in double quotes, and no value holds one.
@@ -239,7 +239,29 @@ def _html_escape(page: str, start: int, _end: int) -> str:
     attribute = _ATTRIBUTE.search(page[max(0, opened - 40) : opened])
     if not attribute or attribute.group(1).lower() not in _ADDRESSES:
         return "_html"
-    return "_urlpart" if page[opened + 2 : start].strip() else "_url"
+    return "_urlpart" if _has_begun(page[opened + 2 : start], lifted) else "_url"
+
+
+def _has_begun(address: str, lifted: Lifted) -> bool:
+    """Whether an address has begun before a tag in it; each branch of a condition begins where the condition does."""
+    has_begun = False
+    conditions: list[tuple[bool, bool]] = []  # whether it had begun before each that is open, or had in a branch of it
+    place = 0
+    for found in lifted.pattern.finditer(address):
+        has_begun |= bool(address[place : found.start()].strip())
+        place = found.end()
+        name = mergetags.name_of_block(lifted.tags[int(found.group(1))])
+        if name in bounds.BLOCK_STARTS:
+            conditions.append((has_begun, has_begun))
+        elif name in bounds.BLOCK_ENDS and conditions:
+            has_begun |= conditions.pop()[1]
+        elif name in bounds.INNER_TAGS and conditions:
+            before, in_a_branch = conditions[-1]
+            conditions[-1] = (before, in_a_branch or has_begun)
+            has_begun = before
+        else:
+            has_begun = True
+    return has_begun or bool(address[place:].strip())
 
 
 def _pieces(text: str, lifted: Lifted, escape: Any, constants: Mapping[str, str]) -> list[Piece]:

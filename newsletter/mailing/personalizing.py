@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 from liquid.exceptions import LiquidError
 
 from newsletter.mailing import bounds, mergetags
-from newsletter.mailing.compiling import Compiled, Piece
+from newsletter.mailing.compiling import CONTROL_TAGS, Compiled, Piece
 from newsletter.mailing.headers import (
     address_domain,
     mailbox,
@@ -93,6 +93,7 @@ def _slot(source: str) -> _Slot:
 
 
 def _simple_slot(name: str, single: str | None, double: str | None, escape_name: str) -> _Slot:
+    has_default = single is not None or double is not None
     default = single if single is not None else (double or "")
     escape = mergetags.ESCAPES[escape_name]
     escaped_default = escape(default)
@@ -102,7 +103,8 @@ def _simple_slot(name: str, single: str | None, double: str | None, escape_name:
         value = context.get(name)
         if is_plain_place and type(value) is str and len(value) < _ORDINARY_LENGTH and _ORDINARY.fullmatch(value):
             return value
-        if value is None or value == "" or (value is False and default):
+        # As Liquid's filter has it: nothing, false and what holds nothing; 0 is something.
+        if value is None or value == "" or (has_default and (value is False or value in ([], {}))):
             return escaped_default
         return escape(value)
 
@@ -246,9 +248,9 @@ class Personalizer:
         context["fields"] = fields
         if self._has_blocks:
             # Only a block can hold these as names; elsewhere they are pieces of their own.
-            context["unsubscribe_url"] = f"{self._addresses.site}/u/{tokens.control}"
-            context["preferences_url"] = f"{self._addresses.site}/p/{tokens.control}"
-            context["web_url"] = f"{self._addresses.site}/w/{tokens.control}"
+            site = self._addresses.site
+            for name, page in CONTROL_TAGS.items():
+                context[name] = f"{site}/{page}/{tokens.control}" if site else "#"  # a page that may be forwarded
             for name, in_text in (("_links", False), ("_text_links", True)):
                 context[name] = _Links(self, tokens, tracked=recipient.is_tracked, in_text=in_text)
         if self._subject is None:

@@ -48,6 +48,7 @@ _HOLDS_TEXT = _words(
 )
 _ADDRESSES = _words("href src action background background-url poster cite data formaction thumbnails-src")
 _SCHEMES = frozenset({"http", "https", "mailto", "tel", "sms", "cid"})
+_ACTIVE_SCHEMES = frozenset({"javascript", "vbscript", "data", "file"})
 _FREE_TEXT = frozenset({"alt", "title", "name", "content", "class", "css-class", "mj-class", "rel", "path", "owa"})
 _SCHEME = re.compile(r"([a-z][a-z0-9+.\-]*):", re.IGNORECASE)
 _IN_CSS = re.compile(r"[;{}<>\\\"]|/\*|url\s*\(|expression\s*\(", re.IGNORECASE)
@@ -228,9 +229,7 @@ class _Vetter(HTMLParser):
             raise self._refused(f"the event handler “{name}”")
         plain = re.sub(r"[\x00-\x20]+", "", unescape(value))
         if name in _ADDRESSES:
-            scheme = _SCHEME.match(plain)
-            if scheme and scheme.group(1).lower() not in _SCHEMES:
-                raise self._refused(f"an address of the kind “{scheme.group(1).lower()}:”")
+            self._check_address(plain)
         if name == "style" and _ACTIVE_CSS.search(plain):
             raise self._refused("CSS that runs code")
         if self._is_mjml and tag.startswith("mj-") and name not in _FREE_TEXT:
@@ -238,6 +237,15 @@ class _Vetter(HTMLParser):
             found = forbidden.search(value) if forbidden else None
             if found:
                 raise self._error(f"the value of “{name}” in <{tag}> holds “{found.group()}”, which it may not")
+
+    def _check_address(self, address: str) -> None:
+        """Its kind; a merge tag in it may end a branch of a condition, and another address follow."""
+        parts = self._word.sub("\0", address).split("\0")
+        found = [(_SCHEME.match("".join(parts)), _SCHEMES.__contains__)]
+        found += [(_SCHEME.match(part), lambda kind: kind not in _ACTIVE_SCHEMES) for part in parts[1:]]
+        for scheme, is_allowed in found:
+            if scheme and not is_allowed(scheme.group(1).lower()):
+                raise self._refused(f"an address of the kind “{scheme.group(1).lower()}:”")
 
     def _check_css(self, css: str) -> None:
         if self._word.search(css):

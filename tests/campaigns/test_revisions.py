@@ -88,6 +88,20 @@ def test_what_is_edited_after_the_freeze_reaches_nobody(
     assert b"Ada Lovelace" in composing.revision(campaign.pk).message(composing.recipient_of(ada, campaign.pk)).content
 
 
+def test_a_page_that_may_be_forwarded_lets_nobody_unsubscribe_the_reader(
+    ada: Subscriber, launched: Callable[..., Campaign]
+) -> None:
+    body = "{% if name %}[Leave]({{ unsubscribe_url }}), [settings]({{ preferences_url }}){% endif %}"
+    campaign = launched(body=body)
+    token = delivery_tokens(keyring(), DeliveryKey(campaign.pk, ada.pk)).control
+    web = archive.web_version(token)
+    assert "Leave" in web.html
+    assert token not in web.html
+    assert token not in web.text
+    sent = composing.revision(campaign.pk).rendered(composing.recipient_of(ada, campaign.pk))
+    assert sent.html.count(f"/u/{token}") == 2, "in the mail it leads there, in the text and in the footer"
+
+
 def test_there_is_one_revision_with_the_links_that_readers_are_sent(
     ada: Subscriber, launched: Callable[..., Campaign]
 ) -> None:

@@ -1,5 +1,6 @@
 """Texts written as MJML or HTML: what they become, and the one sentence that refuses what cannot be a mail."""
 
+import html
 import re
 
 import pytest
@@ -204,3 +205,49 @@ def test_a_condition_that_the_parts_of_a_mail_would_tear_apart_is_refused() -> N
     assert "x" in shown(compiled(in_order, format="html")).html
     with pytest.raises(CompileError, match="stands before the tag that it belongs to"):
         compiled("<title>{% if a %}</title><p>x{% endif %}</p>", format="html")  # the text part has no title
+
+
+SHOP = "https://shop.example/?a=1&b=2"
+
+
+@pytest.mark.parametrize("kind", ["markdown", "mjml", "html"])
+@pytest.mark.parametrize(
+    ("address", "fields", "target"),
+    [
+        ("{% if shop %}{{ shop }}{% else %}https://x.example/{% endif %}", {"shop": SHOP}, SHOP),
+        ("{% if shop %}{{ shop }}{% else %}https://x.example/{% endif %}", {}, "https://x.example/"),
+        ("{% if shop %}https://a.example/{% else %}{{ other }}{% endif %}", {"other": SHOP}, SHOP),
+        ("{% if shop %}{{ shop }}{% endif %}", {"shop": "javascript:alert(1)"}, "#"),
+        (
+            "{% if vip %}https://x.example/{% endif %}{{ page }}",
+            {"vip": True, "page": "a&b"},
+            "https://x.example/a%26b",
+        ),
+    ],
+)
+def test_an_address_may_depend_on_a_condition(kind: str, address: str, fields: dict[str, object], target: str) -> None:
+    bodies = {
+        "markdown": f"[Shop]({address})",
+        "mjml": f'<mj-text><a href="{address}">Shop</a></mj-text>',
+        "html": f'<html><body><a href="{address}">Shop</a></body></html>',
+    }
+    page = shown(compiled(bodies[kind], format=kind), **fields).html
+    assert html.unescape(re.findall(r'<a href="([^"]*)"', page)[0]) == target
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "javascript:alert(1)",
+        "java{{ x }}script:alert(1)",
+        "{{ x }}javascript:alert(1)",
+        "{% if x %}https://a.example/{% else %}javascript:alert(1){% endif %}",
+        "{% if x %}{% else %}data:text/html,x{% endif %}",
+    ],
+)
+@pytest.mark.parametrize("kind", ["mjml", "html"])
+def test_no_branch_of_an_address_runs_code(kind: str, address: str) -> None:
+    link = f'<a href="{address}">Go</a>'
+    body = f"<mj-text>{link}</mj-text>" if kind == "mjml" else f"<html><body>{link}</body></html>"
+    with pytest.raises(CompileError, match=r"an address of the kind “(javascript|data):”"):
+        compiled(body, format=kind)

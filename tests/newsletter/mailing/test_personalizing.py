@@ -195,6 +195,17 @@ def test_a_tag_that_cannot_be_filled_in_fails_for_its_recipient_alone(tag: str) 
         mail.message(recipient)
 
 
+@pytest.mark.parametrize("value", [None, "", False, [], {}, 0, " ", "x", True, 1.5, ["a", "b"]])
+@pytest.mark.parametrize("tag", ["{{ a }}", "{{ a | default: 'friend' }}", "{{ a | default: '' }}"])
+def test_a_simple_tag_prints_what_liquid_prints(tag: str, value: object) -> None:
+    whole = f"{{% if true %}}{tag}{{% endif %}}"  # which is left to Liquid
+    simple, by_liquid = (
+        personalizer(compiled("x", subject=subject)).rendered(person(fields={"a": value})).subject
+        for subject in (tag, whole)
+    )
+    assert simple == by_liquid
+
+
 def test_bounded_filters_do_what_liquid_says() -> None:
     mail = personalizer(
         compiled("{{ 'a-b-c' | replace: '-', '+' }} {{ 'a b' | split: ' ' | join }} {{ 12 | join: 'x' }}")

@@ -21,8 +21,8 @@ from newsletter.mailing.personalizing import Message
 from newsletter.mailing.tokens import DeliveryKey
 from newsletter.mailing.transports import smtp_opening
 from newsletter.mailing.transports.base import Report, Result, TransportError
-from newsletter.mailing.transports.smtp_connection import Connection, Lost
 from newsletter.mailing.transports.smtp import SmtpTransport
+from newsletter.mailing.transports.smtp_connection import Connection, Lost
 from tests.conftest import MailServer, _Controller
 from tests.newsletter.mailing.building import compiled, personalizer
 from tests.newsletter.mailing.certificates import Certified, certified
@@ -206,6 +206,13 @@ def wait_until_closed(sockets: list[socket.socket]) -> None:
         assert ready
 
 
+def hear(connection: Connection) -> None:
+    """Take what the server says, until the connection is lost."""
+    while True:
+        select.select([connection], [], [])
+        connection.receive()
+
+
 def test_a_message_that_left_before_the_write_it_stood_in_stalled_is_in_doubt(tls: Certified) -> None:
     """TLS writes record by record: the server has the first, with a whole message, and the rest never leaves."""
     here, there = socket.socketpair()
@@ -238,9 +245,7 @@ def test_a_message_that_left_before_the_write_it_stood_in_stalled_is_in_doubt(tl
         connection.report, connection.unsent = reports.append, unsent.append
         connection.begin()
         with pytest.raises(Lost):
-            while True:
-                select.select([connection], [], [])
-                connection.receive()
+            hear(connection)
         served.result()
     assert [(report.key.subscriber_id, report.result) for report in reports] == [(1, Result.UNKNOWN)]
     assert [message.key.subscriber_id for message in unsent] == [2]
