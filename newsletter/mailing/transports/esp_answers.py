@@ -15,12 +15,14 @@ from botocore import exceptions as boto
 from requests import exceptions as web
 from urllib3 import exceptions as urllib
 
+from newsletter.mailing.bounces import enhanced_code
 from newsletter.mailing.headers import wire_address
 from newsletter.mailing.personalizing import Recipient
 from newsletter.mailing.transports.base import Report, Result
 
 log = logging.getLogger(__name__)
 
+_REFUSED = "5.1.0"  # something about the address (RFC 3463)
 TEXT_LIMIT = 500  # characters of what a service said
 LONGEST_WAIT = timedelta(hours=6)
 
@@ -188,7 +190,9 @@ def reports(answer: Answer, people: Sequence[Recipient]) -> Iterator[Report]:
         return
     for one in people:
         result, reason = answer.results.get(wire_address(one.email).casefold(), (Result.UNKNOWN, "it says nothing"))
-        yield Report(one.key, result, "5.1.1" if result is Result.FAILED else "", reason)
+        # A service's "rejected" may be its own list, a rule, or a full mailbox: only a code says that nobody is there.
+        code = (enhanced_code(reason) or _REFUSED) if result is Result.FAILED else ""
+        yield Report(one.key, result, code, reason)
 
 
 def call(connection: Any, message: AnymailMessage, *, after: float = 0) -> Answer:

@@ -9,6 +9,7 @@ import pytest
 from django.conf import LazySettings
 
 from newsletter import env
+from newsletter.mailing.bounces import BounceClass, classify
 from newsletter.mailing.personalizing import Recipient
 from newsletter.mailing.tokens import DeliveryKey
 from newsletter.mailing.transports import esp as esp_module
@@ -323,3 +324,19 @@ def test_an_answer_that_says_nothing_of_somebody_leaves_them_unknown() -> None:
     (one,) = people(1)
     (report,) = esp_answers.reports(Answer(esp_answers.Meaning.TOLD), [one])
     assert report.result is Result.UNKNOWN
+
+
+@pytest.mark.parametrize(
+    ("reason", "code", "is_dead"),
+    [
+        ("the service: failed", "5.1.0", False),  # Unisender Go says so of a mailbox that is full
+        ("the service: rejected", "5.1.0", False),  # Mandrill says so for a rule of the account
+        ("550 5.1.1 no such user", "5.1.1", True),
+    ],
+)
+def test_no_label_of_a_service_calls_an_address_dead(reason: str, code: str, is_dead: bool) -> None:
+    (reader,) = people(1)
+    answer = Answer(esp_answers.Meaning.TOLD, results={reader.email: (Result.FAILED, reason)})
+    (report,) = esp_answers.reports(answer, [reader])
+    assert (report.result, report.code) == (Result.FAILED, code)
+    assert (classify(report.code, report.text) is BounceClass.HARD) is is_dead
