@@ -70,7 +70,7 @@ EVENTS = st.one_of(
 )
 
 # A failure found by the suite is not made smaller, which takes minutes: run the long profile for that.
-settings.register_profile("suite", max_examples=60, stateful_step_count=30, phases=(Phase.explicit, Phase.generate))
+settings.register_profile("suite", max_examples=120, stateful_step_count=30, phases=(Phase.explicit, Phase.generate))
 settings.register_profile("long", max_examples=3_000, stateful_step_count=50)
 
 
