@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Any, NamedTuple, TypeVar
 
 import psycopg
-from django.db import InterfaceError, OperationalError, connection, transaction
+from django.db import InterfaceError, NotSupportedError, OperationalError, connection, transaction
 
 from campaigns import refusing
 from campaigns.batching import Lease
@@ -180,9 +180,12 @@ class Windows:
                 self.accepted.clear()
                 self.told.clear()
                 return done
-            except (OperationalError, InterfaceError):
+            except (OperationalError, InterfaceError, NotSupportedError) as error:
                 failed = True
                 self._may_have_marked |= marks
+                if isinstance(error, NotSupportedError):
+                    # A migration changed a column of a prepared statement; only a new connection has another plan.
+                    connection.connection.close()
                 connection.close()
                 if self._clock() >= self._until():
                     raise

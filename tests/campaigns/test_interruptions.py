@@ -6,7 +6,7 @@ from datetime import UTC, timedelta
 from typing import Any
 
 import pytest
-from django.db import OperationalError
+from django.db import OperationalError, connection
 
 from campaigns import batching, delivering, limiting, scheduling, windows
 from campaigns.models import Batch, Campaign, Delivery, DeliveryState, SendingLimit
@@ -17,6 +17,7 @@ from subscribers.models import List, Subscriber
 from tests.campaigns.conftest import Patient
 from tests.campaigns.test_delivering import send, states
 from tests.conftest import NOW, MailServer
+from tests.engines import engines
 
 People = Callable[..., list[Subscriber]]
 Drafts = Callable[..., Campaign]
@@ -91,3 +92,33 @@ def test_a_pause_in_mid_batch_lets_nobody_wait_for_the_limit_of_others(
     assert counted == {DeliveryState.ACCEPTED: 7, DeliveryState.QUEUED: 3}
     limiting.forget()
     limiting.server().flushdb()
+
+
+def test_a_migration_under_a_worker_costs_nobody_their_mail(
+    garden: List, subscribe: People, launched: Drafts, mail_server: MailServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A column of the window's prepared statement gets another type, and all its connections have the old plan."""
+    monkeypatch.setattr(delivering, "WINDOW", 5)
+    monkeypatch.setattr(windows, "DATABASE_AWAY_SECONDS", 0)
+    subscribe(garden, 60)
+    campaign = launched()
+    length = Subscriber._meta.get_field("name").max_length
+    assert length
+
+    def migrate(length: int) -> None:
+        with engines.postgres.connect(connection.settings_dict["NAME"]) as another:
+            another.execute(f"ALTER TABLE subscribers_subscriber ALTER COLUMN name TYPE varchar({length})")
+
+    def in_mid_campaign(_: object) -> None:
+        if len(mail_server.received) == 30:
+            migrate(length + 1)
+
+    mail_server.on_message = in_mid_campaign
+    try:
+        outcome = send(Batch.objects.get(campaign=campaign), mail_server)
+    finally:
+        migrate(length)
+    assert outcome
+    assert outcome.is_finished
+    assert len(mail_server.recipients) == len(set(mail_server.recipients)) == 60
+    assert set(states(campaign).values()) == {DeliveryState.ACCEPTED}
