@@ -70,6 +70,7 @@ def send_batch(
     if lease is None:
         return None
     personalizer = composing.revision(lease.campaign_id)
+    pace = pacing.pace(lease)  # before the journal: what asks the database may raise, and nobody would close the file
     try:
         journal = Journal(lease.number, worker=worker)
     except OSError as error:
@@ -77,7 +78,6 @@ def send_batch(
         log.error("batch %s waits, since DATA_DIR takes no journal: %s", batch_id, error)
         batching.put_off(lease, until=clock() + TRANSPORT_DOWN_DELAY)
         return Outcome()
-    pace = pacing.pace(lease)
     with _Sending(lease, journal, clock=clock, stopping=stopping, pace=pace) as sending:
         try:
             reports = transport.deliver(personalizer, sending, until=sending.until, begins=sending.begins)

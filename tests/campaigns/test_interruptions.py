@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from django.db import OperationalError, connection
 
-from campaigns import batching, delivering, limiting, scheduling, windows
+from campaigns import batching, delivering, journal, limiting, pacing, scheduling, windows
 from campaigns.models import Batch, Campaign, Delivery, DeliveryState, SendingLimit
 from newsletter.env import email_url
 from newsletter.mailing.throttling import Throttle
@@ -122,3 +122,17 @@ def test_a_migration_under_a_worker_costs_nobody_their_mail(
     assert outcome.is_finished
     assert len(mail_server.recipients) == len(set(mail_server.recipients)) == 60
     assert set(states(campaign).values()) == {DeliveryState.ACCEPTED}
+
+
+def test_a_database_that_goes_away_before_the_first_window_leaves_no_journal_open(
+    garden: List, subscribe: People, launched: Drafts, mail_server: MailServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(_: batching.Lease) -> None:
+        raise OperationalError("the server has gone away")
+
+    subscribe(garden, 2)
+    batch = Batch.objects.get(campaign=launched())
+    monkeypatch.setattr(pacing, "pace", away)
+    with pytest.raises(OperationalError):
+        send(batch, mail_server)
+    assert not list(journal.folder().glob("*")), "else its lock would be held as long as the worker lives"
