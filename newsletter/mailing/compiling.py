@@ -268,6 +268,7 @@ def _pieces(text: str, lifted: Lifted, escape: Any, constants: Mapping[str, str]
     """Literals and slots. A block (`{% if %}` … `{% endif %}`) is one slot with all that stands in it."""
     pieces: list[Piece] = []
     block: list[str] = []
+    tags: list[str] = []  # those of the block
     depth = 0
     place = 0
     for found in lifted.pattern.finditer(text):
@@ -283,11 +284,12 @@ def _pieces(text: str, lifted: Lifted, escape: Any, constants: Mapping[str, str]
             depth += 1
         if depth:
             block.append(_as_liquid(tag, escape(text, *found.span())))
+            tags.append(block[-1])
             if name in bounds.BLOCK_ENDS:
                 depth -= 1
                 if not depth:
-                    pieces.append(_checked(["liquid", "".join(block)]))
-                    block = []
+                    pieces.append(_checked(["liquid", _whole_block(block, tags)]))
+                    block, tags = [], []
         elif not name:
             pieces.append(_checked(_slot(tag, escape(text, *found.span()), constants)))
         elif name != "#":
@@ -299,6 +301,14 @@ def _pieces(text: str, lifted: Lifted, escape: Any, constants: Mapping[str, str]
 
 
 _UNBALANCED = "A condition or a loop begins in one element and ends in another; put both its ends at one level."
+
+
+def _whole_block(parts: list[str], tags: list[str]) -> str:
+    """A block as one text, in which nothing but its tags is Liquid: a text may have become braces (&#123;) since."""
+    block = "".join(parts)
+    if [block[start:end] for start, end in mergetags.spans(block)] != tags:
+        raise CompileError("A text within a condition or a loop holds {{ or {% that is no merge tag; leave it out.")
+    return block
 
 
 def _checked(piece: Piece) -> Piece:

@@ -251,3 +251,25 @@ def test_no_branch_of_an_address_runs_code(kind: str, address: str) -> None:
     body = f"<mj-text>{link}</mj-text>" if kind == "mjml" else f"<html><body>{link}</body></html>"
     with pytest.raises(CompileError, match=r"an address of the kind “(javascript|data):”"):
         compiled(body, format=kind)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "&#123;&#123; name &#125;&#125;",
+        r"{\{ name }}",
+        "&#123;&#123; (1..20000000) | join: '' | size }}",
+        "&#123;% for i in (1..20000000) %&#125;x&#123;% endfor %&#125;",
+        "&#123;{{ name }}",
+    ],
+)
+@pytest.mark.parametrize("kind", ["markdown", "html"])
+def test_what_becomes_braces_on_the_way_is_no_merge_tag_within_a_condition(kind: str, text: str) -> None:
+    body = f"{{% if vip %}}{text}{{% endif %}}"
+    if kind == "html":
+        body = f"<html><body><p>{body.replace(chr(92), '')}</p></body></html>"
+    if "&#" not in body and kind == "html":
+        return  # a tag like any other
+    with pytest.raises(CompileError, match=r"no merge tag|begins in one element"):
+        compiled(body, format=kind)
+    assert "{" in shown(compiled(text)).html, "elsewhere it is text"
