@@ -8,6 +8,7 @@ the truth that the ledger is held against.
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from contextvars import copy_context
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum, auto
@@ -68,6 +69,9 @@ class Worker:
         self.error: Exception | None = None
         self.heartbeat: batching.Heartbeat | None = None
         self._greenlet = greenlet(lambda: self._run(batch_id))
+        # A browser test leaves an event loop in this thread, and then Django keeps connections by context: all workers
+        # are to go by the one of the test.
+        self._greenlet.gr_context = copy_context()
         _workers[self._greenlet] = self
         self._greenlet.switch()
         self.lease = Batch.objects.filter(pk=batch_id, worker=name).values_list("lease", flat=True).first()
