@@ -33,7 +33,7 @@ class _Killing(SmtpTransport):
         super().__init__(email_url(" ".join(one.url for one in sinks)))
         self._victim, self._after = sinks[0], after
 
-    def deliver(self, *arguments, **named):  # type: ignore[no-untyped-def]  # noqa: ANN
+    def deliver(self, *arguments, **named):  # type: ignore[no-untyped-def]
         named["until"] = lambda until=named["until"]: until() + timedelta(days=3650)
         for number, report in enumerate(super().deliver(*arguments, **named), start=1):
             if number == self._after:
