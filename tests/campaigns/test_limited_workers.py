@@ -14,6 +14,7 @@ from aiosmtpd.smtp import Envelope
 from campaigns import batching, limiting
 from campaigns.models import Batch, Campaign, Delivery, DeliveryState, SendingLimit
 from campaigns.tasks import sweep
+from newsletter.mailing.throttling import WINDOW_SECONDS
 from subscribers.models import List, Subscriber
 from tests.conftest import MailServer
 from tests.processes import manage_json, worker
@@ -55,7 +56,8 @@ def test_two_workers_keep_a_rate_together_and_hold_nobody_else_up(
     # Seen: 5 % over the least, 28 % with six other jobs on two cores.
     assert least * 0.99 <= took <= least * 1.6
     most = max(bisect_left(limited, moment + 1) - place for place, moment in enumerate(limited))
-    assert most <= RATE + BURST
+    # What was granted in time may arrive late, beside what was granted after it: a window of each process at most.
+    assert most <= RATE + BURST + 2 * RATE * WINDOW_SECONDS
     assert others[-1] < limited[len(limited) // 2]
 
 

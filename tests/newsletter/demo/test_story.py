@@ -55,7 +55,7 @@ class Running:
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     data = tmp_path_factory.mktemp("demo") / ".data"
-    start = Start(data, env={"DEMO": "1"}).until_running()
+    start = Start(data, env={"DEMO": "1", "UNDO_SEND_SECONDS": "5"}).until_running()
     yield Running(f"http://127.0.0.1:{start.port}", data, (data / "admin-password").read_text().strip())
     assert start.stop() == 0
     remove_engines(Place.of(data).root)
@@ -98,7 +98,7 @@ def send_the_waiting_letter(running: Running, page: Page) -> int:
     asked = page.get_by_label("to confirm")
     asked.fill("".join(filter(str.isdigit, page.locator("label[for=id_typed]").inner_text())))
     page.get_by_role("button", name="Send to").click()
-    page.get_by_text("It is on its way.").wait_for()
+    page.get_by_role("button", name="Undo").wait_for()
     return campaign
 
 
