@@ -43,6 +43,7 @@ _LINK = re.compile(
 _URL_BEFORE = re.compile(r"https?://[^\s<>]*\Z")
 _ATTRIBUTE = re.compile(r"\s([\w:-]+)\Z")
 _ADDRESSES = frozenset({"href", "src", "background", "action", "poster", "srcset", "cite", "data", "xlink:href"})
+_BRANCHES = frozenset({"else", "elsif", "when"})
 _FURTHEST = 10_000  # characters of an address before the merge tag in it
 HIDDEN = "display:none;font-size:1px;line-height:1px;max-height:0;max-width:0;opacity:0;overflow:hidden;"
 
@@ -255,11 +256,11 @@ def _has_begun(address: str, lifted: Lifted) -> bool:
             conditions.append((has_begun, has_begun))
         elif name in bounds.BLOCK_ENDS and conditions:
             has_begun |= conditions.pop()[1]
-        elif name in bounds.INNER_TAGS and conditions:
+        elif name in _BRANCHES and conditions:
             before, in_a_branch = conditions[-1]
             conditions[-1] = (before, in_a_branch or has_begun)
             has_begun = before
-        else:
+        elif not name:
             has_begun = True
     return has_begun or bool(address[place:].strip())
 

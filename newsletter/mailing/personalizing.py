@@ -3,7 +3,7 @@
 import functools
 import html
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
@@ -153,9 +153,11 @@ class Personalizer:
         # VERP: the envelope sender tells whose mail bounced (MAIL.md).
         self._mail_from = (f"{local}+", f"@{domain}") if compiled.headers.get("verp") else None
         self._plain_mail_from = mail_from
-        static = "".join(piece for piece in compiled.subject if isinstance(piece, str))
-        is_static = all(isinstance(piece, str) for piece in compiled.subject)
-        self._subject = unstructured(static, name="Subject") if is_static else None
+        lines = {"subject": compiled.subject, "preheader": compiled.preheader}
+        # What conditions and filters may name of them; one with tags of its own is filled in for each recipient.
+        self._lines = {name: "".join(map(str, line)) for name, line in lines.items() if line and _is_static(line)}
+        static = self._lines.get("subject", "")
+        self._subject = unstructured(static, name="Subject") if _is_static(compiled.subject) else None
         self._tracked = self._encode(tracked=True)
         self._untracked = self._encode(tracked=False)
 
@@ -241,6 +243,7 @@ class Personalizer:
         fields, name = recipient.fields, recipient.name
         context = Context(fields)
         context.update(self.compiled.constants)
+        context.update(self._lines)
         context["name"] = name
         context["first_name"] = name.partition(" ")[0]
         context["email"] = recipient.email
@@ -253,15 +256,24 @@ class Personalizer:
                 context[name] = f"{site}/{page}/{tokens.control}" if site else "#"  # a page that may be forwarded
             for name, in_text in (("_links", False), ("_text_links", True)):
                 context[name] = _Links(self, tokens, tracked=recipient.is_tracked, in_text=in_text)
+        if self._fills_preheader:
+            context["preheader"] = self._fill(self.compiled.preheader, recipient, tokens, context, False)
         if self._subject is None:
             context["subject"] = self._fill(self.compiled.subject, recipient, tokens, context, False)
         return context
 
     @functools.cached_property
     def _has_blocks(self) -> bool:
-        parts = (self.compiled.subject, self.compiled.html, self.compiled.text)
-        sources = (piece[1] for part in parts for piece in part if isinstance(piece, list) and piece[0] == "liquid")
-        return any("{%" in source or "_url" in source for source in sources)
+        return any("{%" in source or "_url" in source for source in self._sources())
+
+    @functools.cached_property
+    def _fills_preheader(self) -> bool:
+        return not _is_static(self.compiled.preheader) and any("preheader" in source for source in self._sources())
+
+    def _sources(self) -> Iterator[str]:
+        """The merge tags and blocks of the mail."""
+        for part in (self.compiled.subject, self.compiled.html, self.compiled.text):
+            yield from (piece[1] for piece in part if isinstance(piece, list) and piece[0] == "liquid")
 
     def unsubscribe_url(self, recipient: Recipient) -> str:
         """The one-click address of a recipient."""
@@ -402,6 +414,10 @@ class _Letter:
             after_hole = not isinstance(item, bytes)
         slots = [(hole, holes) for hole, holes in places.items() if isinstance(hole, _Slot)]
         return cls(parts, slots, places.get("track", []), places.get("control", []))
+
+
+def _is_static(line: list[Piece]) -> bool:
+    return all(isinstance(piece, str) for piece in line)
 
 
 def _in_text(link: list[Any]) -> bool:

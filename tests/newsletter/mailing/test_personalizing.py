@@ -206,6 +206,16 @@ def test_a_simple_tag_prints_what_liquid_prints(tag: str, value: object) -> None
     assert simple == by_liquid
 
 
+@pytest.mark.parametrize("line", ["Rain & sun", "Rain & {{ name }}"])
+@pytest.mark.parametrize("where", ["subject", "preheader"])
+def test_conditions_and_filters_know_the_subject_and_the_preheader(where: str, line: str) -> None:
+    shown = line.replace("{{ name }}", "Ada Green")
+    mail = compiled(f"{{% if {where} %}}[{{{{ {where} }}}}]{{% endif %}} {{{{ {where} | upcase }}}}", **{where: line})
+    text = personalizer(mail).rendered(person()).text
+    assert f"[{shown}]" in text
+    assert shown.upper() in text
+
+
 def test_bounded_filters_do_what_liquid_says() -> None:
     mail = personalizer(
         compiled("{{ 'a-b-c' | replace: '-', '+' }} {{ 'a b' | split: ' ' | join }} {{ 12 | join: 'x' }}")
