@@ -4,6 +4,7 @@ Servers word the same cause in many ways, so the enhanced status code (RFC 3463 
 where there is one, and otherwise the text without its addresses and numbers.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,6 +15,7 @@ from campaigns.models import DeliveryError
 from subscribers.models import Subscriber
 
 MOST_CAUSES = 12
+_ADDRESS = re.compile(r"[^\s<>\"'(),:;]+@[^\s<>\"'(),:;]+")
 
 # One row a cause, by the index on the campaign. The first, the last and the latest person are examples at no cost.
 CAUSES = r"""
@@ -64,8 +66,15 @@ def count(campaign_id: int, *, with_addresses: bool) -> list[Cause]:
     for code, _cause, people, refused, newest, first, last in rows:
         ids = dict.fromkeys((first, last, latest[newest].subscriber_id))
         examples = [addresses[pk] for pk in ids if pk in addresses]
-        found.append(Cause(code, meaning(code, latest[newest].text), people, refused, latest[newest].text, examples))
+        said = latest[newest].text
+        text = said if with_addresses else without_addresses(said)
+        found.append(Cause(code, meaning(code, said), people, refused, text, examples))
     return found
+
+
+def without_addresses(text: str) -> str:
+    """What a server said, for somebody who may not see whom it was about; servers like to repeat the address."""
+    return _ADDRESS.sub("…", text)
 
 
 # RFC 3463 and the registry of enhanced status codes; 5.7.515 and 5.7.26 are Microsoft's and Google's.

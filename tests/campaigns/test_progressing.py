@@ -122,7 +122,9 @@ def test_refusals_are_grouped_by_code_or_else_by_their_words(going: Campaign, pe
     assert (first.examples, first.text) == ([people[0].email, people[7].email], said[7][2])
     assert (second.people, second.refused, second.put_off) == (4, 0, 4)
     assert (third.people, third.text) == (1, "451 disk full")
-    assert refusals.count(going.pk, with_addresses=False)[0].examples == []
+    masked = refusals.count(going.pk, with_addresses=False)[0]
+    assert (masked.examples, masked.text) == ([], "550 5.1.1 … unknown to us")
+    assert refusals.without_addresses("550 5.1.1 <a@b.example>: no such user") == "550 5.1.1 <…>: no such user"
 
 
 @pytest.mark.parametrize(
