@@ -23,7 +23,7 @@ from django.urls import reverse
 from django.utils import timezone, translation
 
 from campaigns import reporting
-from campaigns.models import Campaign, CampaignState, EditorEvent, EditorWish
+from campaigns.models import Campaign, CampaignFigures, CampaignState, EditorEvent, EditorWish
 from newsletter.mailing.headers import address_domain
 
 log = logging.getLogger(__name__)
@@ -70,6 +70,9 @@ def tell(event_id: int, *, now: datetime) -> int:
         EditorEvent.objects.filter(campaign=event.campaign, kind=Kind.DOUBT, told_at=None).update(told_at=now)
     if event.kind == Kind.PAUSED and event.campaign.state != CampaignState.PAUSED:
         return 0  # somebody has seen it already
+    if event.kind == Kind.DOUBT and not CampaignFigures.objects.filter(pk=event.campaign_id, in_doubt__gt=0).exists():
+        event.delete()  # decided, or proved by a reader, meanwhile; whoever comes into doubt later is told of
+        return 0
     people = editors(event.campaign)
     if not people:
         return 0

@@ -168,6 +168,22 @@ def test_doubts_are_told_when_the_campaign_does_not_end_soon(
     assert "1 recipient in doubt" in mail_server.messages[0]["Subject"]
 
 
+def test_doubts_that_were_decided_meanwhile_are_not_told_and_later_ones_are(
+    going: Campaign, mail_server: MailServer
+) -> None:
+    first, second = Delivery.objects.filter(campaign_id=going.pk).order_by("subscriber_id")[:2]
+    for doubtful, decide in ((first, True), (second, False)):
+        Delivery.objects.filter(campaign_id=going.pk, subscriber_id=doubtful.subscriber_id).update(
+            state=DeliveryState.UNKNOWN, sent_at=NOW
+        )
+        doubting.recount_open(now=NOW)
+        if decide:
+            doubting.let_be(going.pk, actor="ada")
+        told = sum(telling.tell(event_id, now=LATER) for event_id in telling.due(now=NOW + telling.DOUBT_WAITS))
+        assert bool(told) is not decide
+    assert "1 recipient in doubt" in mail_server.messages[0]["Subject"]
+
+
 def test_one_mail_says_both_that_it_is_finished_and_who_is_in_doubt(going: Campaign, mail_server: MailServer) -> None:
     telling.note(going.pk, EditorEvent.Kind.DOUBT, now=LATER)
     finish(going, unknown=2)
