@@ -43,16 +43,16 @@ RETURNING batch.campaign_id, batch.lease, batch.first_id, batch.last_id, batch.l
 """
 
 # Due batches that nobody was told of lately, marked as told in the same statement. Those that wait for a limit are
-# handed out by limiting.py.
+# handed out by limiting.py. An array is made once; a subquery would be run, and limited, for each batch anew.
 DUE = """
 UPDATE campaigns_batch SET enqueued_at = %(now)s
-WHERE id IN (
+WHERE id = ANY(ARRAY(
     SELECT batch.id FROM campaigns_batch AS batch
     JOIN campaigns_campaign AS campaign ON campaign.id = batch.campaign_id AND campaign.state = 'sending'
     WHERE batch.state = 'ready' AND batch.not_before <= %(now)s AND batch.throttle = ''
       AND (batch.enqueued_at IS NULL OR batch.enqueued_at < %(again)s)
     ORDER BY batch.id LIMIT %(limit)s FOR UPDATE OF batch SKIP LOCKED
-) AND state = 'ready'
+)) AND state = 'ready'
 RETURNING id
 """
 
@@ -251,10 +251,11 @@ def _believe(sending: QuerySet[Delivery], told: journal.Told) -> None:
     by_state: dict[int, list[int]] = {}
     for subscriber_id, state in told.answered.items():
         by_state.setdefault(state, []).append(subscriber_id)
+    in_doubt = {*told.begun, *by_state.pop(DeliveryState.UNKNOWN, ())}  # our connection was lost, before we were
     for state, people in by_state.items():
         sent = {"sent_at": Now()} if state == DeliveryState.ACCEPTED else {}
         sending.filter(subscriber_id__in=people).update(state=state, **sent)
-    sending.exclude(subscriber_id__in=told.begun).update(state=DeliveryState.QUEUED)
+    sending.exclude(subscriber_id__in=in_doubt).update(state=DeliveryState.QUEUED)
 
 
 def set_aside(campaign_id: int) -> list[Batch]:

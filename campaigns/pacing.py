@@ -62,6 +62,7 @@ class Pace:
         self._aside: dict[Group, _Waits] = {}
         self._granted: dict[int, Group] = {}
         self._used: set[int] = set()
+        self._asked_at: datetime | None = None  # of which day the counters are that gave what was granted last
         self._is_out = False  # people were let go of whom nobody has said yet that they went
         self.is_away = False
         with connection.cursor() as cursor:
@@ -75,6 +76,7 @@ class Pace:
         wants = self._wants()
         if not wants:
             return []
+        self._asked_at = now
         try:
             grants = self._throttle.take(wants, now=now)
         except Unavailable:
@@ -126,7 +128,7 @@ class Pace:
             if subscriber_id not in self._used:
                 unused[group] = unused.get(group, 0) + 1
         if unused:
-            self._throttle.give_back(unused, now=now)
+            self._throttle.give_back(unused, now=self._asked_at or now)
         if self.is_away and not is_interrupted:
             return _wait(self._lease, "", until=now + AWAY)
         aside = {group: waits for group, waits in self._aside.items() if waits.people}
