@@ -1,5 +1,6 @@
 """Celery's edge of campaigns. Messages are hints: each task asks the rows what is due, and may be lost or repeated."""
 
+import time
 from datetime import UTC, datetime
 
 from celery import shared_task
@@ -7,6 +8,9 @@ from celery import shared_task
 from campaigns import batching, breaking, closing, delivering, doubting, limiting, scheduling, telling, workers
 from newsletter.celery import stopping
 from newsletter.mailing.transports import transport
+
+LOOK_SECONDS = 2.0  # so that it costs next to nothing beside a batch
+_looked_at = 0.0
 
 
 @shared_task(name="campaigns.launch")
@@ -16,7 +20,9 @@ def launch(campaign_id: int) -> None:
         _hand_out()
 
 
-@shared_task(name="campaigns.send_batch")
+# Batches give way to all other tasks (0 comes first): the many of a long campaign must not keep a confirmation, the
+# next launch or the sweep waiting. A hint that has waited so long is one of several by now, and would only pile up.
+@shared_task(name="campaigns.send_batch", priority=9, expires=60)
 def send_batch(batch_id: int) -> None:
     """Send one batch."""
     outcome = delivering.send_batch(batch_id, transport=transport(), worker=workers.name(), stopping=stopping)
@@ -24,6 +30,8 @@ def send_batch(batch_id: int) -> None:
         finish()
         if limiting.are_there_any():
             hand_out_limited()  # the next of its group
+        if not stopping():
+            _look_for_more()
     elif outcome is None or not stopping():
         _hand_out()
 
@@ -68,6 +76,14 @@ def finish() -> None:
     batching.finish_campaigns(now=datetime.now(UTC))
     for campaign_id in closing.due():
         close_ledger.delay(campaign_id)
+
+
+def _look_for_more() -> None:
+    """Hand out what is due, if this process has not just done so: a long campaign has more than one look hands out."""
+    global _looked_at  # noqa: PLW0603  one clock a process
+    if time.monotonic() - _looked_at > LOOK_SECONDS:
+        _looked_at = time.monotonic()
+        _hand_out()
 
 
 def _hand_out() -> None:

@@ -8,14 +8,16 @@ from typing import Any
 import pytest
 from django.db import OperationalError, connection
 
-from campaigns import batching, delivering, journal, limiting, pacing, scheduling, windows
+from campaigns import batching, delivering, doubting, freezing, journal, limiting, pacing, scheduling, tasks, windows
 from campaigns.models import Batch, Campaign, Delivery, DeliveryState, SendingLimit
 from newsletter.env import email_url
 from newsletter.mailing.throttling import Throttle
+from newsletter.mailing.tokens import DeliveryKey
 from newsletter.mailing.transports import transport_for
+from newsletter.mailing.transports.base import Report, Result
 from subscribers.models import List, Subscriber
 from tests.campaigns.conftest import Patient
-from tests.campaigns.test_delivering import send, states
+from tests.campaigns.test_delivering import mark_a_window, send, states
 from tests.conftest import NOW, MailServer
 from tests.engines import engines
 
@@ -136,3 +138,62 @@ def test_a_database_that_goes_away_before_the_first_window_leaves_no_journal_ope
     with pytest.raises(OperationalError):
         send(batch, mail_server)
     assert not list(journal.folder().glob("*")), "else its lock would be held as long as the worker lives"
+
+
+def test_a_campaign_of_many_batches_needs_no_sweep_to_go_on(
+    garden: List, subscribe: People, launched: Drafts, mail_server: MailServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The sweep hands out so many at once; while all workers are busy, none may come for long."""
+    monkeypatch.setattr(batching, "ENQUEUE_AT_ONCE", 1)
+    monkeypatch.setattr(freezing, "LEAST_IN_A_BATCH", 2)
+    monkeypatch.setattr(tasks, "_looked_at", 0.0)
+    transport = transport_for(email_url(mail_server.url))
+    monkeypatch.setattr(tasks, "transport", lambda: transport)
+    subscribe(garden, 6)
+    campaign = launched()
+    first, second, _ = Batch.objects.filter(campaign=campaign).order_by("pk")
+    assert batching.due(now=NOW) == [first.pk]
+    tasks.send_batch(first.pk)
+    transport.close()
+    second.refresh_from_db()
+    assert second.enqueued_at is not None
+    assert second.state == Batch.State.READY
+
+
+def test_whoever_was_in_doubt_before_the_worker_died_is_counted_too(
+    garden: List, subscribe: People, launched: Drafts
+) -> None:
+    """The connection was lost, and then the worker, before it wrote that down in the ledger."""
+    person, *_ = subscribe(garden, 3)
+    campaign = launched()
+    lease = batching.claim(Batch.objects.get(campaign=campaign).pk, worker="w", now=NOW)
+    assert lease
+    sending = mark_a_window(lease)
+    sending.begins(DeliveryKey(campaign.pk, person.pk))
+    sending.told(Report(DeliveryKey(campaign.pk, person.pk), Result.UNKNOWN, "", "the connection was lost"))
+    assert batching.take_back_expired(now=NOW + timedelta(hours=1)) == 1
+    (doubt,) = doubting.listed(campaign.pk, limit=9)
+    assert (doubt.subscriber_id, doubt.since is not None) == (person.pk, True)
+
+
+def test_what_a_day_granted_is_given_back_to_that_day(
+    garden: List, subscribe: People, launched: Drafts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker takes the day's last mails before midnight and finds after it that the mail server is down."""
+    shared = Throttle(limiting.server(), zone=UTC, uses_server_time=False)
+    monkeypatch.setattr(limiting, "throttle", lambda: shared)
+    limiting.server().flushdb()
+    limit = SendingLimit.objects.create(name="All", per_day=5)
+    limiting.forget()
+    subscribe(garden, 10)
+    before, after = NOW.replace(hour=23, minute=59), NOW.replace(hour=0) + timedelta(days=1)
+    lease = batching.claim(Batch.objects.get(campaign=launched()).pk, worker="w", now=before)
+    assert lease
+    pace = pacing.pace(lease)
+    assert pace
+    assert len(pace.next(now=before)) == 5
+    pace.close(is_interrupted=True, now=after)
+    one = limiting.as_limit(limit)
+    assert [shared.sent_today([one], now=at)[one] for at in (before, after)] == [0, 0]
+    limiting.forget()
+    limiting.server().flushdb()

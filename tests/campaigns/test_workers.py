@@ -17,7 +17,10 @@ from django.core.management import CommandError, ManagementUtility, call_command
 from django.utils import timezone
 
 from campaigns.models import Campaign
+from campaigns.tasks import send_batch, sweep
+from newsletter.celery import app
 from subscribers.models import List, Subscriber
+from subscribers.tasks import send_confirmation
 from tests.conftest import MailServer
 from tests.processes import ROOT, environment, manage, manage_json, worker
 
@@ -169,3 +172,22 @@ def test_arguments_that_cannot_be_read_are_one_line_too(
         ManagementUtility(["manage.py", *arguments]).execute()
     assert ended.value.code == 2
     assert len(capsys.readouterr().err.strip().splitlines()) == 1
+
+
+def test_batches_give_way_to_everything_else_and_their_hints_do_not_pile_up() -> None:
+    """A long campaign must keep no confirmation, launch or sweep waiting."""
+    with app.connection_for_write() as broker:
+        queue = app.amqp.default_queue.bind(broker.default_channel)
+        queue.declare()
+        queue.purge()
+        for batch_id in range(3):
+            send_batch.delay(batch_id)
+        sweep.delay()
+        send_confirmation.delay(1)
+        waiting = [message.headers for _ in range(5) if (message := queue.get(no_ack=True))]
+    assert [one["task"] for one in waiting] == [
+        "campaigns.sweep",
+        "subscribers.send_confirmation",
+        *["campaigns.send_batch"] * 3,
+    ]
+    assert all(one["expires"] for one in waiting[2:])
