@@ -125,6 +125,7 @@ class _Sending:
         self._has_failed = False  # the journal or the database: nothing more is begun, what is on the wire ends
         self._windows = Windows(lease, clock=clock, until=self._lease_ends, limit=WINDOW)
         self._unwritten_since: datetime | None = None
+        self._margin = timedelta(seconds=settings.BATCH_LEASE_SECONDS * LEASE_MARGIN)
 
     def __enter__(self) -> "_Sending":
         self._heartbeat.start()
@@ -145,7 +146,7 @@ class _Sending:
         return self._lease_ends()
 
     def _lease_ends(self) -> datetime:
-        return self._heartbeat.leased_until - timedelta(seconds=settings.BATCH_LEASE_SECONDS * LEASE_MARGIN)
+        return self._heartbeat.leased_until - self._margin
 
     def begins(self, key: DeliveryKey) -> None:
         """The next write may complete this person's message, unless `until`, asked after this, forbids it."""

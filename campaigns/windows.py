@@ -118,6 +118,7 @@ class Windows:
         self.accepted: list[int] = []
         self.told: list[Told] = []
         self._taken = self._dead = 0  # people whom the server took, and whom it called dead, under this lease
+        self._dead_now = 0
         self._lease = lease
         self._clock = clock
         self._until = until
@@ -176,7 +177,7 @@ class Windows:
                         done = work()
                 self._may_have_marked = False
                 self._taken += len(self.accepted)
-                self._dead += len(refusing.dead(told.report for told in self.told)) if self.told else 0
+                self._dead += self._dead_now
                 self.accepted.clear()
                 self.told.clear()
                 return done
@@ -206,12 +207,14 @@ class Windows:
         }
 
     def _write_rare(self) -> None:
+        self._dead_now = 0  # of this transaction; they count once it is committed
         if not self.told:
             return  # Django would make its rounds for a list of nobody
         for state in {told.state for told in self.told}:
             people = [told.report.key.subscriber_id for told in self.told if told.state is state]
             _execute(SETTLE, {**self._parameters(), "state": int(state), "ids": people})
         dead = refusing.dead(told.report for told in self.told)
+        self._dead_now = len(dead)
         if dead:
             taken = self._taken + len(self.accepted)
             refusing.suppress(dead, before=self._dead, taken=taken, now=self._clock())

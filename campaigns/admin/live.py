@@ -16,7 +16,7 @@ from django.shortcuts import redirect
 from django.template.loader import render_to_string
 from django.utils import timezone
 from django.utils.formats import date_format
-from django.utils.functional import Promise
+from django.utils.functional import Promise, SimpleLazyObject
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, ngettext
 from django.views.decorators.http import require_GET, require_POST
@@ -79,7 +79,7 @@ def context(request: HttpRequest, campaign: Campaign) -> dict[str, Any]:
             for name, words in STATE_WORDS.items()
             if deliveries.get(name, 0)
         ],
-        "links": _links(campaign.pk),
+        "links": SimpleLazyObject(lambda: _links(campaign.pk)),  # most polls show none
         "may_retarget": sending.may_send(request),
         "hits": {"opens": progress.status["opens"]["hits"], "clicks": progress.status["clicks"]["hits"]},
         "causes": refusals.causes(campaign.pk, with_addresses=request.user.has_perm("subscribers.view_subscriber")),

@@ -252,10 +252,10 @@ class Personalizer:
         if self._has_blocks:
             # Only a block can hold these as names; elsewhere they are pieces of their own.
             site = self._addresses.site
-            for name, page in CONTROL_TAGS.items():
-                context[name] = f"{site}/{page}/{tokens.control}" if site else "#"  # a page that may be forwarded
-            for name, in_text in (("_links", False), ("_text_links", True)):
-                context[name] = _Links(self, tokens, tracked=recipient.is_tracked, in_text=in_text)
+            for tag, page in CONTROL_TAGS.items():
+                context[tag] = f"{site}/{page}/{tokens.control}" if site else "#"  # a page that may be forwarded
+            for tag, in_text in (("_links", False), ("_text_links", True)):
+                context[tag] = _Links(self, tokens, tracked=recipient.is_tracked, in_text=in_text)
         if self._fills_preheader:
             context["preheader"] = self._fill(self.compiled.preheader, recipient, tokens, context, False)
         if self._subject is None:

@@ -1,6 +1,6 @@
 """The loop under the SMTP transport: waits on all connections at once, and ends those that have gone silent.
 
-By `poll` itself, since `selectors` costs more for each event than the connection does.
+By `poll` itself: `selectors` would look up a key and make an object for each event.
 """
 
 import contextlib
