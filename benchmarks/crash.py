@@ -21,7 +21,7 @@ import psutil
 
 from benchmarks.harness import Result, child, free_port, installation, say
 from benchmarks.send import prepare, sinks
-from newsletter.embedded import Engines
+from newsletter.embedded import Engines, Postgres, Valkey
 
 SECONDS = 600
 
@@ -37,8 +37,7 @@ def main() -> None:
     options = parser.parse_args()
     port = free_port()
     url = f"smtp://127.0.0.1:{port}?connections={options.connections}"
-    site = {"SITE_URL": "http://127.0.0.1:8000", "EDGE_URL": "http://127.0.0.1:8001"}
-    with tempfile.TemporaryDirectory(prefix="nl-crash-") as folder, installation(EMAIL_URL=url, **site) as engines:
+    with tempfile.TemporaryDirectory(prefix="nl-crash-") as folder, installation(EMAIL_URL=url) as engines:
         result = measure(options, port, Path(folder), engines)
     result.show(as_json=options.json)
 
@@ -128,10 +127,10 @@ def disturb(options: argparse.Namespace, worker: int, engines: Engines, log: Pat
     return kills
 
 
-def restart(engine: object) -> None:
-    engine.kill()  # type: ignore[attr-defined]
+def restart(engine: Postgres | Valkey) -> None:
+    engine.kill()
     time.sleep(0.5)
-    engine.start()  # type: ignore[attr-defined]
+    engine.start()
 
 
 def wait_for_the_end(campaign_id: int) -> str:

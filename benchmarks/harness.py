@@ -61,7 +61,8 @@ def installation(**variables: str) -> Iterator[embedded.Engines]:
     with embedded.temporary(prefix="nl-bench-") as engines:
         os.environ.update(engines.environment())
         os.environ.update(embedded.demo_keys())
-        os.environ.update({"DATA_DIR": str(engines.place.data), "DEMO": "0", "LOG_LEVEL": "WARNING", **variables})
+        os.environ.update({"DATA_DIR": str(engines.place.data), "DEMO": "0", "LOG_LEVEL": "WARNING"})
+        os.environ.update({"SITE_URL": "http://127.0.0.1:8000", "EDGE_URL": "http://127.0.0.1:8001", **variables})
         os.environ["DJANGO_SETTINGS_MODULE"] = "newsletter.settings"
         import django
         from django.core.management import call_command

@@ -9,14 +9,9 @@ it, a plain Django loop: render, EmailMultiAlternatives, send.
 
 import argparse
 import contextlib
-import os
-import subprocess
-import sys
-import time
-from datetime import UTC, datetime
-from typing import Any, NamedTuple
 
-from benchmarks.harness import Memory, Result, Shares, child, free_port, installation, last_json, say, wait_until
+from benchmarks.campaign import Servers, by_blast, by_workers, rate_of, servers
+from benchmarks.harness import Result, free_port, installation, last_json, say
 
 # With a layout of its own the HTML has 5 KB; the letter that comes with the product would make it 9.
 LAYOUT = """<mjml><mj-body><mj-section><mj-column>{{ content }}
@@ -28,7 +23,6 @@ It rains in {{ city }}. """ + "\n\n".join(
     f"[Link {i}](https://shed.example/{i}) leads to {'a shed, some tools and a quiet corner, ' * 6}all of them dry."
     for i in range(5)
 )
-SINKS = 2
 
 
 def main() -> None:
@@ -40,8 +34,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     port = free_port()
-    url = f"smtp://127.0.0.1:{port}?connections={options.connections}"
-    with installation(EMAIL_URL=url, SITE_URL="http://127.0.0.1:8000", EDGE_URL="http://127.0.0.1:8001") as engines:
+    with installation(EMAIL_URL=f"smtp://127.0.0.1:{port}?connections={options.connections}") as engines:
         result = measure(options, port, database=engines.postgres.pid)
     result.show(as_json=options.json)
 
@@ -49,15 +42,18 @@ def main() -> None:
 def measure(options: argparse.Namespace, port: int, *, database: int | None) -> Result:
     campaign_id = prepare(options.recipients)
     say("sending by workers …")
-    sent = by_workers(campaign_id, options, port, database=database)
-    rate = sent.rate
+    with sinks(port, options.sink_delay_ms) as running:
+        sent = by_workers(campaign_id, options, running, database=database)
+    rate = rate_of(sent.figures, options.recipients)
     limit_count = max(2_000, min(options.recipients, 60_000))
     if options.sink_delay_ms:
         limit = options.connections * options.workers / (options.sink_delay_ms / 1000)
         loop = None
     else:
         say("the limit …")
-        limit = by_blast(campaign_id, options.workers, limit_count, port)
+        with sinks(port) as running:
+            figures = by_blast("benchmarks.blast", campaign_id, options.workers, limit_count, running)
+        limit = rate_of(figures, limit_count // options.workers * options.workers)
         say("a plain Django loop …")
         loop = by_django_loop(min(2_000, options.recipients), port)
     return Result(
@@ -105,64 +101,8 @@ def prepare(recipients: int) -> int:
     return composing.create(list=garden, subject="Rain in {{ city }}", body=BODY, layout=layout).pk
 
 
-@contextlib.contextmanager
-def sinks(port: int, delay_ms: float = 0, log: str = "") -> Any:
-    command = ["-m", "benchmarks.sink", "--port", str(port), "--delay-ms", str(delay_ms)]
-    with contextlib.ExitStack() as stack:
-        yield [
-            stack.enter_context(child([*command, *(["--log", log] if log else [])], ready="ready"))
-            for _ in range(SINKS)
-        ]
-
-
-def rate_of(figures: list[dict[str, Any]], expected: int) -> float:
-    taken: int = sum(figure["taken"] for figure in figures)
-    if taken != expected:
-        raise SystemExit(f"{taken} messages arrived, {expected} were to")
-    first: float = min(figure["first"] for figure in figures if figure["taken"])
-    last: float = max(figure["last"] for figure in figures)
-    return taken / (last - first)
-
-
-class Sent(NamedTuple):
-    """One campaign through real workers."""
-
-    rate: float  # messages/s from the first to the last at the sink
-    memory: float  # MB, peak of all workers
-    took: float  # s from the launch to the campaign's end
-    shares: dict[str, float]
-
-
-def by_workers(campaign_id: int, options: argparse.Namespace, port: int, *, database: int | None) -> Sent:
-    from campaigns import scheduling
-    from campaigns.models import Campaign
-
-    def ended() -> bool:
-        return Campaign.objects.values_list("state", flat=True).get(pk=campaign_id) == "sent"
-
-    command = ["-m", "celery", "-A", "newsletter", "worker", "-c", str(options.workers), "-l", "WARNING"]
-    quiet = ["--without-gossip", "--without-mingle", "--without-heartbeat"]
-    with sinks(port, options.sink_delay_ms) as servers, child([*command, *quiet], ready="takes tasks") as worker:
-        shares = Shares(workers=worker.pid, server_1=servers[0].pid, server_2=servers[1].pid, database=database)
-        with Memory(worker.pid) as memory:
-            begun = time.monotonic()
-            scheduling.send_now(campaign_id, now=datetime.now(UTC))
-            wait_until(ended, seconds=900)
-            took = time.monotonic() - begun
-        costs = shares.each(options.recipients)
-        figures = [last_json(server) for server in servers]
-    return Sent(rate_of(figures, options.recipients), memory.peak, took, costs)
-
-
-def by_blast(campaign_id: int, processes: int, count: int, port: int) -> float:
-    """The limit: each process writes one constant message again and again by the transport's own code."""
-    command = [sys.executable, "-m", "benchmarks.blast", str(campaign_id), str(count // processes)]
-    with sinks(port) as servers:
-        running = [subprocess.Popen(command, env=os.environ) for _ in range(processes)]
-        if any(process.wait(300) for process in running):
-            raise SystemExit("the limit could not be measured")
-        figures = [last_json(server) for server in servers]
-    return rate_of(figures, count // processes * processes)
+def sinks(port: int, delay_ms: float = 0, log: str = "") -> contextlib.AbstractContextManager[Servers]:
+    return servers(["-m", "benchmarks.sink", "--port", str(port), "--delay-ms", str(delay_ms), "--log", log])
 
 
 def by_django_loop(count: int, port: int) -> float:
@@ -178,7 +118,7 @@ def by_django_loop(count: int, port: int) -> float:
     page = composing.preview(campaign).html.replace("Robin", "{{ name }}")
     template, text = Template(page), Template("Hello {{ name }}, it rains in {{ city }}. " * 40)
     connection = get_connection("django.core.mail.backends.smtp.EmailBackend", host="127.0.0.1", port=port)
-    with sinks(port) as servers:
+    with sinks(port) as running:
         connection.open()
         for person in Subscriber.objects.order_by("pk")[:count].iterator():
             context = Context({"name": person.name, **person.attributes})
@@ -188,7 +128,7 @@ def by_django_loop(count: int, port: int) -> float:
             message.attach_alternative(template.render(context), "text/html")
             connection.send_messages([message])
         connection.close()
-        figures = [last_json(server) for server in servers]
+        figures = [last_json(server) for server in running]
     return rate_of(figures, count)
 
 

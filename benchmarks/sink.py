@@ -24,7 +24,7 @@ TICK_SECONDS = 0.2
 class Counter:
     """What this process took."""
 
-    def __init__(self, log: str | None) -> None:
+    def __init__(self, log: str) -> None:
         self.taken = 0
         self.bytes = 0
         self.first = self.last = 0.0
@@ -155,7 +155,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.sink", description=__doc__)
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--delay-ms", type=float, default=0)
-    parser.add_argument("--log")
+    parser.add_argument("--log", default="")
     options = parser.parse_args()
     counter = Counter(options.log)
     server = Server(options.port, options.delay_ms / 1000, counter)
