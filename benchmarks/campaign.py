@@ -1,4 +1,4 @@
-"""A campaign by real Celery workers, and the limit beside it: what the benchmarks of SMTP and of mail services share."""
+"""A campaign by real Celery workers, and its limit: what the benchmarks of SMTP and of mail services share."""
 
 import argparse
 import contextlib
