@@ -8,6 +8,7 @@ from newsletter.mailing.bounces import BounceClass, classify
 from newsletter.mailing.transports.base import Report, Result
 from subscribers import suppressing
 from subscribers.models import Subscriber, Suppression
+from subscribers.suppressing import Unwanted
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +32,8 @@ def suppress(people: dict[int, str], *, before: int, taken: int, now: datetime) 
     if before + len(people) > max(FEW, taken):
         log.warning("a server calls %s more addresses dead and took %s: nobody is suppressed", len(people), taken)
         return
-    found = Subscriber.objects.filter(pk__in=people, suppressed_at=None).order_by("pk")
-    for person_id, key in found.values_list("pk", "email_key"):
-        reason = Suppression.Reason.BOUNCE
-        suppressing.suppress(key, reason=reason, source=f"refused {people[person_id]}", now=now)
+    found = Subscriber.objects.filter(pk__in=people, suppressed_at=None).values_list("pk", "email_key")
+    suppressing.suppress_all(
+        (Unwanted(key, f"refused {people[person_id]}", now) for person_id, key in found),
+        reason=Suppression.Reason.BOUNCE,
+    )

@@ -20,9 +20,8 @@ def launch(campaign_id: int) -> None:
         _hand_out()
 
 
-# Batches give way to all other tasks (0 comes first): the many of a long campaign must not keep a confirmation, the
-# next launch or the sweep waiting. A hint that has waited so long is one of several by now, and would only pile up.
-@shared_task(name="campaigns.send_batch", priority=9, expires=60)
+# A hint that has waited so long is one of several by now, and would only pile up.
+@shared_task(name="campaigns.send_batch", expires=60)
 def send_batch(batch_id: int) -> None:
     """Send one batch."""
     outcome = delivering.send_batch(batch_id, transport=transport(), worker=workers.name(), stopping=stopping)

@@ -130,6 +130,9 @@ CACHES = {"default": {"BACKEND": "django.core.cache.backends.redis.RedisCache", 
 CELERY_BROKER_URL = environment.celery_broker(BROKER_URL)
 CELERY_TASK_IGNORE_RESULT = True
 CELERY_TASK_ACKS_LATE = False
+# Batches give way to all other tasks (0 comes first): the many of a long campaign must not keep a confirmation, the
+# next launch or the sweep waiting.
+CELERY_TASK_ROUTES = {"campaigns.send_batch": {"priority": 9}}
 # Celery would end the whole pool of database connections after each task; celery.py gives them back instead.
 CELERY_DB_REUSE_MAX = 1_000_000_000
 CELERY_WORKER_PREFETCH_MULTIPLIER = 1

@@ -3,9 +3,10 @@
 import hmac
 from collections.abc import Iterable
 from datetime import datetime
+from typing import Any, NamedTuple
 
 from django.conf import settings
-from django.db import transaction
+from django.db import connection, transaction
 
 from subscribers.models import AuditEntry, Subscriber, Suppression
 
@@ -19,18 +20,59 @@ def address_hash(key: str) -> bytes:
     return hmac.digest(settings.SUPPRESSION_KEY.encode(), key.encode(), "sha256")
 
 
-def suppress(address_key: str, *, reason: str, source: str, now: datetime) -> bool:
-    """Never mail this address again, on any list. True if it was not suppressed before; repeating is harmless.
+class Unwanted(NamedTuple):
+    """An address that is never to be mailed again, why in a few words, and since when."""
 
-    `reason` is one of Suppression.Reason; `source` says in a few words who or what asked for it.
+    address_key: str  # normalised (Address.key)
+    source: str  # who or what asked for it
+    since: datetime
+
+
+# The first word about an address stays. Subscribers are locked by the order of their key: several may do this at once.
+_SUPPRESS = """
+WITH said AS MATERIALIZED (
+    SELECT DISTINCT ON (address_hash) address_hash, email_key, source, since
+    FROM unnest(%(hashes)s::bytea[], %(keys)s::text[], %(sources)s::text[], %(since)s::timestamptz[])
+        AS one (address_hash, email_key, source, since)
+    ORDER BY address_hash, since
+), made AS (
+    INSERT INTO subscribers_suppression (address_hash, reason, source, key_version, since)
+    SELECT address_hash, %(reason)s, left(source, 120), %(version)s, since FROM said ORDER BY address_hash
+    ON CONFLICT (address_hash) DO NOTHING RETURNING 1
+), held AS MATERIALIZED (
+    SELECT subscriber.id, said.since FROM subscribers_subscriber AS subscriber JOIN said USING (email_key)
+    WHERE subscriber.suppressed_at IS NULL ORDER BY subscriber.id FOR UPDATE OF subscriber
+), marked AS (
+    UPDATE subscribers_subscriber AS subscriber SET suppressed_at = held.since FROM held WHERE subscriber.id = held.id
+)
+SELECT count(*) FROM made
+"""
+
+
+def suppress_all(unwanted: Iterable[Unwanted], *, reason: str) -> int:
+    """Never mail these addresses again, on any list; how many were not suppressed before. Repeating is harmless.
+
+    `reason` is one of Suppression.Reason.
     """
-    with transaction.atomic():
-        _suppression, is_new = Suppression.objects.get_or_create(
-            address_hash=address_hash(address_key),
-            defaults={"reason": reason, "source": source[:120], "key_version": KEY_VERSION, "since": now},
-        )
-        Subscriber.objects.filter(email_key=address_key, suppressed_at=None).update(suppressed_at=now)
-    return is_new
+    rows = list(unwanted)
+    if not rows:
+        return 0
+    parameters: dict[str, Any] = {
+        "hashes": [address_hash(one.address_key) for one in rows],
+        "keys": [one.address_key for one in rows],
+        "sources": [one.source for one in rows],
+        "since": [one.since for one in rows],
+        "reason": reason,
+        "version": KEY_VERSION,
+    }
+    with connection.cursor() as cursor:
+        cursor.execute(_SUPPRESS, parameters)
+        return int(cursor.fetchone()[0])
+
+
+def suppress(address_key: str, *, reason: str, source: str, now: datetime) -> bool:
+    """The same for one address. True if it was not suppressed before."""
+    return bool(suppress_all([Unwanted(address_key, source, now)], reason=reason))
 
 
 class CannotLift(Exception):

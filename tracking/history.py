@@ -24,7 +24,7 @@ from newsletter.mailing import bounces
 from newsletter.mailing.bounces import BounceClass
 from subscribers import csvfile, engagement, validating
 from subscribers.models import List, Suppression
-from subscribers.suppressing import suppress as suppress_address
+from subscribers.suppressing import Unwanted, suppress_all
 from tracking import history_sql as sql
 from tracking import retention, verdicts
 from tracking.history_lines import BadLine, parse, read_line
@@ -231,10 +231,12 @@ class _Import:
 
     def _suppress_dead(self) -> None:
         """A bounce elsewhere says of an address what one here would, unless it has taken mail since."""
-        for key, status, at in _rows(sql.BOUNCED, list=self.list_id):
-            code = bounces.enhanced_code(status)
-            if bounces.classify(code, status) is BounceClass.HARD:
-                suppress_address(key, reason=Suppression.Reason.BOUNCE, source=f"history {code}", now=at)
+        dead = (
+            Unwanted(key, f"history {bounces.enhanced_code(status)}", at)
+            for key, status, at in _rows(sql.BOUNCED, list=self.list_id)
+            if bounces.classify(bounces.enhanced_code(status), status) is BounceClass.HARD
+        )
+        suppress_all(dead, reason=Suppression.Reason.BOUNCE)
 
     def _sum_up(self, width: int) -> None:
         self._execute(sql.LEDGER_SIGNS)

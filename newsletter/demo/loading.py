@@ -242,6 +242,8 @@ def _japanese_year(
 def _suppress(everybody: list[Person], recorded: recording.Recorded, now: datetime) -> None:
     reasons = ((recorded.bounced, Suppression.Reason.BOUNCE), (recorded.complained, Suppression.Reason.COMPLAINT))
     for gone, reason in reasons:
-        for place, at in sorted(gone.items()):
-            key = validating.normalise(everybody[place].email).key
-            suppressing.suppress(key, reason=reason, source="delivery report", now=min(at, now))
+        unwanted = [
+            suppressing.Unwanted(validating.normalise(everybody[place].email).key, "delivery report", min(at, now))
+            for place, at in gone.items()
+        ]
+        suppressing.suppress_all(unwanted, reason=reason)

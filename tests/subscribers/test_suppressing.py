@@ -1,9 +1,12 @@
 """A suppressed address is known by its hash alone, and stays suppressed."""
 
+from datetime import timedelta
+
 import pytest
 
 from subscribers import suppressing
 from subscribers.models import AuditEntry, Subscriber, Suppression
+from subscribers.suppressing import Unwanted
 from tests.conftest import NOW
 from tests.subscribers.conftest import Reader
 
@@ -50,3 +53,16 @@ def test_what_is_not_suppressed_or_asked_to_be_erased_is_not_lifted() -> None:
     with pytest.raises(suppressing.CannotLift, match="asked to be erased"):
         suppressing.lift("ann@mail.example", why="", actor="ada")
     assert suppressing.is_suppressed("ann@mail.example")
+
+
+def test_many_are_suppressed_at_once_and_the_first_word_about_each_stays() -> None:
+    suppressing.suppress("ann@mail.example", reason="complaint", source="before", now=NOW)
+    bea = Subscriber.objects.create(email="bea@mail.example", email_key="bea@mail.example")
+    earlier = NOW - timedelta(days=3)
+    said = [("bea@mail.example", "later", NOW), ("bea@mail.example", "first", earlier), ("ann@mail.example", "x", NOW)]
+    assert suppressing.suppress_all((Unwanted(*one) for one in said), reason="bounce") == 1
+    assert suppressing.suppress_all([], reason="bounce") == 0
+    bea.refresh_from_db()
+    assert bea.suppressed_at == earlier
+    rows = Suppression.objects.order_by("since").values_list("reason", "source", "since")
+    assert list(rows) == [("bounce", "first", earlier), ("complaint", "before", NOW)]
