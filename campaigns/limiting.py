@@ -8,7 +8,6 @@ import contextlib
 import math
 import random
 import time
-from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import cache
 from typing import Any
@@ -63,32 +62,31 @@ RETURNING id
 # Limits ----------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Loaded:
-    at: float  # time.monotonic()
-    limits: tuple[tuple[int | None, Limit], ...]  # sender, limit
-    rules: dict[int | None, Rules] = field(default_factory=dict)
+class _Copy:
+    """A process's copy of the limits."""
+
+    def __init__(self) -> None:
+        self.limits: tuple[tuple[int | None, Limit], ...] = ()  # sender, limit
+        self.rules: dict[int | None, Rules] = {}
+        self.read_at = -math.inf  # time.monotonic()
 
 
-_loaded: _Loaded | None = None
+_copy = _Copy()
 
 
-def loaded() -> _Loaded:
+def loaded() -> _Copy:
     """The limits as they stood a few seconds ago at most."""
-    global _loaded  # noqa: PLW0603  one copy a process
-    if _loaded is None or time.monotonic() - _loaded.at > REFRESH_SECONDS:
+    if time.monotonic() - _copy.read_at > REFRESH_SECONDS:
         limits = tuple((row.sender_id, as_limit(row)) for row in SendingLimit.objects.order_by("pk"))
-        if _loaded is None or limits != _loaded.limits:
-            _loaded = _Loaded(time.monotonic(), limits)
-        else:
-            _loaded = _Loaded(time.monotonic(), limits, _loaded.rules)
-    return _loaded
+        if limits != _copy.limits:
+            _copy.limits, _copy.rules = limits, {}
+        _copy.read_at = time.monotonic()
+    return _copy
 
 
 def forget() -> None:
     """Read the limits anew at the next look."""
-    global _loaded  # noqa: PLW0603
-    _loaded = None
+    _copy.read_at = -math.inf
 
 
 def as_limit(row: SendingLimit) -> Limit:
@@ -114,7 +112,7 @@ def rules_of(campaign_id: int) -> Rules | None:
     return _rules(current, sender.sender_id or sender.list.sender_id)
 
 
-def _rules(current: _Loaded, sender_id: int) -> Rules | None:
+def _rules(current: _Copy, sender_id: int) -> Rules | None:
     if sender_id not in current.rules:
         own = tuple(limit for only, limit in current.limits if only in {None, sender_id})
         current.rules[sender_id] = Rules(own)

@@ -2,11 +2,12 @@
 
 import hashlib
 import json
-from typing import Any
+from typing import Any, cast
 
 from django import forms
 from django.core.exceptions import ValidationError
 from django.core.validators import validate_email
+from django.http import QueryDict
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
@@ -163,9 +164,9 @@ class DoubtForm(forms.Form):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         # Whoever is not in doubt is passed over by the domain: any number may be asked for.
-        asked: list[str] = self.data.getlist("people")  # type: ignore[attr-defined]
+        asked = cast(QueryDict, self.data).getlist("people")
         ticked = [(one, one) for one in asked if one.isdecimal() and len(one) < 19]
-        self.fields["people"].choices = ticked  # type: ignore[attr-defined]
+        cast(forms.ChoiceField, self.fields["people"]).choices = ticked
 
     def clean(self) -> dict[str, Any] | None:
         cleaned = super().clean() or {}
