@@ -26,7 +26,8 @@ def _undotted(line: bytes) -> bytes:
     if len(line) <= 76:
         return line
     # Two characters longer: past the 76 of RFC 2045 the rest goes to a line of its own, but no escape is cut in two.
-    cut = 70 if b"=" not in line[66:70] else 65
+    escape = line.find(b"=", 68, 70)
+    cut = 70 if escape < 0 else escape
     return line[:cut] + b"=\n" + _undotted(line[cut:])
 
 
