@@ -18,8 +18,9 @@ from newsletter.mailing.bounds import bounded
 from newsletter.mailing.compiling import Compiled, CompileError
 from newsletter.mailing.headers import HeaderError, address_domain, list_id, one_line, wire_address
 from newsletter.mailing.keys import keyring, signer
-from newsletter.mailing.personalizing import Addresses, PersonalizeError, Personalizer, Recipient
+from newsletter.mailing.personalizing import Addresses, Personalizer, Recipient
 from newsletter.mailing.sandbox import BusyError, RunawayError
+from newsletter.mailing.slots import PersonalizeError
 from newsletter.mailing.tokens import DeliveryKey
 from newsletter.mailing.transports import transport
 from newsletter.mailing.transports.base import Result, TransportError

@@ -2,13 +2,10 @@
 
 import functools
 import html
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Literal, NamedTuple
-
-from liquid.exceptions import LiquidError
+from typing import Any, NamedTuple
 
 from newsletter.mailing import bounds, mergetags
 from newsletter.mailing.compiling import CONTROL_TAGS, Compiled, Piece
@@ -20,20 +17,9 @@ from newsletter.mailing.headers import (
     wire_address,
     wired_mailbox,
 )
-from newsletter.mailing.quoting import quoted_printable, quoted_value
-from newsletter.mailing.remembering import remembering
+from newsletter.mailing.letter import MESSAGE_ID, SUBJECT, TO, Hole, Letter, encoded_part
+from newsletter.mailing.slots import Context, PersonalizeError, slot_of
 from newsletter.mailing.tokens import DeliveryKey, DeliverySigner, DeliveryTokens, Keyring
-
-_SIMPLE = re.compile(r"\{\{ ([A-Za-z_]\w*)(?: \| default: (?:'([^'|]*)'|\"([^\"|]*)\"))? \| (_\w+) \}\}")
-# What most values are: it reads the same as text, in HTML, in a header and as quoted-printable.
-_ORDINARY = re.compile(r"[A-Za-z0-9]+(?: [A-Za-z0-9]+)*")
-_ORDINARY_LENGTH = 70
-_ESCAPES_OF_ORDINARY = frozenset({"_html", "_plain", "_line"})  # a space in an address would be %20
-_SOFT = b"=\r\n"
-
-
-class PersonalizeError(Exception):
-    """A merge tag failed for this recipient (it ran past its limits); permanent for them."""
 
 
 class Recipient(NamedTuple):
@@ -72,63 +58,6 @@ class Rendered:
     subject: str
     html: str
     text: str
-
-
-Context = bounds.Values  # what merge tags may name, for one recipient
-
-
-@dataclass(frozen=True)
-class _Slot:
-    """A compiled merge tag: what it prints, as text or as quoted-printable on a line of its own."""
-
-    text: Callable[[Context], str]
-    quoted: Callable[[Context], bytes]
-
-
-@functools.lru_cache(maxsize=4096)
-def _slot(source: str) -> _Slot:
-    """A closure for a plain name (0.4 µs), Liquid for the rest (9 µs with one filter)."""
-    simple = _SIMPLE.fullmatch(source)
-    return _simple_slot(*simple.groups()) if simple else _liquid_slot(source)
-
-
-def _simple_slot(name: str, single: str | None, double: str | None, escape_name: str) -> _Slot:
-    has_default = single is not None or double is not None
-    default = single if single is not None else (double or "")
-    escape = mergetags.ESCAPES[escape_name]
-    escaped_default = escape(default)
-    is_plain_place = escape_name in _ESCAPES_OF_ORDINARY
-
-    def text(context: Context) -> str:
-        value = context.get(name)
-        if is_plain_place and type(value) is str and len(value) < _ORDINARY_LENGTH and _ORDINARY.fullmatch(value):
-            return value
-        # As Liquid's filter has it: nothing, false and what holds nothing; 0 is something.
-        if value is None or value == "" or (has_default and (value is False or value in ([], {}))):
-            return escaped_default
-        return escape(value)
-
-    def quoted(context: Context) -> bytes:
-        value = context.get(name)
-        if is_plain_place and type(value) is str and len(value) < _ORDINARY_LENGTH and _ORDINARY.fullmatch(value):
-            return value.encode("ascii")
-        return quoted_value(text(context))
-
-    return _Slot(text, quoted)
-
-
-def _liquid_slot(source: str) -> _Slot:
-    template = mergetags.compiled_environment().from_string(source)
-
-    def text(context: Context) -> str:
-        try:
-            return bounds.render(template, context)
-        except (LiquidError, ValueError, ArithmeticError, TypeError, RecursionError) as error:
-            # Some filters let Python's own errors through, such as `floor` of a value that is "nan".
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise PersonalizeError(f"A merge tag cannot be filled in: {reason}.") from error
-
-    return _Slot(text, remembering(template, source, lambda context: quoted_value(text(context))))
 
 
 class Personalizer:
@@ -170,9 +99,9 @@ class Personalizer:
         address = wire_address(recipient.email)
         letter = self._tracked if recipient.is_tracked else self._untracked
         parts = letter.parts.copy()
-        parts[_TO] = wired_mailbox(recipient.name, address, header="To")
-        parts[_SUBJECT] = self._subject or unstructured(str(context["subject"]), name="Subject")
-        parts[_MESSAGE_ID] = tokens.message_id.encode("ascii")
+        parts[TO] = wired_mailbox(recipient.name, address, header="To")
+        parts[SUBJECT] = self._subject or unstructured(str(context["subject"]), name="Subject")
+        parts[MESSAGE_ID] = tokens.message_id.encode("ascii")
         track, control = tokens.track.encode("ascii"), tokens.control.encode("ascii")
         for place in letter.tracks:
             parts[place] = track
@@ -214,7 +143,7 @@ class Personalizer:
             if isinstance(piece, str):
                 filled.append(piece)
             elif piece[0] == "liquid":
-                filled.append(_slot(piece[1]).text(context))
+                filled.append(slot_of(piece[1]).text(context))
             elif piece[0] == "control":
                 filled.append(f"{self._addresses.site}/{piece[1]}/{tokens.control}")
             elif piece[0] == "link":
@@ -293,7 +222,7 @@ class Personalizer:
 
         What it returns raises PersonalizeError.
         """
-        slots = [_slot(source).text for source in sources]
+        slots = [slot_of(source).text for source in sources]
 
         def fill(recipient: Recipient) -> tuple[DeliveryTokens, str, list[str]]:
             tokens = self._signer.tokens(recipient.key)
@@ -320,17 +249,13 @@ class Personalizer:
         ]
         return b"\r\n".join(lines) + b"\r\n"
 
-    def _encode(self, *, tracked: bool) -> "_Letter":
-        """The whole mail as encoded literals and holes.
-
-        In the body a hole stands on lines of its own (soft breaks around it), so that a value is encoded without
-        knowing what stands before it.
-        """
+    def _encode(self, *, tracked: bool) -> Letter:
+        """The whole mail as encoded literals and holes."""
         mime = f"--{self._boundary}\r\nContent-Type: text/{{}}; charset=utf-8\r\n"
         mime += "Content-Transfer-Encoding: quoted-printable\r\n\r\n"
         domain = address_domain(self.compiled.headers["sender_email"])
         unsubscribe = f"@{domain}>\r\nList-Unsubscribe: <{self._addresses.site}/u/"
-        encoded: list[bytes | _Hole] = [
+        encoded: list[bytes | Hole] = [
             self._static_headers(),
             "to",
             b"\r\n",
@@ -341,22 +266,11 @@ class Personalizer:
             "control",
             b">\r\n\r\n" + mime.format("plain").encode("ascii"),
         ]
-        encoded += self._encode_part(self.compiled.text, tracked=tracked)
+        encoded += encoded_part(self._flat(self.compiled.text, tracked=tracked))
         encoded.append(b"\r\n" + mime.format("html").encode("ascii"))
-        encoded += self._encode_part(self.compiled.html, tracked=tracked)
+        encoded += encoded_part(self._flat(self.compiled.html, tracked=tracked))
         encoded.append(f"\r\n--{self._boundary}--\r\n".encode("ascii"))
-        return _Letter.of(encoded)
-
-    def _encode_part(self, pieces: list[Piece], *, tracked: bool) -> "list[bytes | _Hole]":
-        encoded: list[bytes | _Hole] = []
-        for kind, value in self._flat(pieces, tracked=tracked):
-            if encoded and not _ends_line(encoded[-1]):
-                encoded.append(_SOFT)
-            if kind == "literal":
-                encoded.append(quoted_printable(value))
-            else:
-                encoded.append(value)
-        return encoded
+        return Letter.of(encoded)
 
     def _flat(self, pieces: list[Piece], *, tracked: bool) -> list[tuple[str, Any]]:
         """Pieces with addresses taken apart: a link is a literal, a token and a literal."""
@@ -365,7 +279,7 @@ class Personalizer:
             if isinstance(piece, str):
                 flat.append(("literal", piece))
             elif piece[0] == "liquid":
-                flat.append(("hole", _slot(piece[1])))
+                flat.append(("hole", slot_of(piece[1])))
             elif piece[0] == "control":
                 flat += [("literal", f"{self._addresses.site}/{piece[1]}/"), ("hole", "control")]
             elif piece[0] == "link" and tracked:
@@ -379,41 +293,10 @@ class Personalizer:
                     ("hole", "track"),
                     ("literal", f".gif{after}"),
                 ]
-        return _merged([(kind, value) for kind, value in flat if value != ""])
+        return flat
 
 
 PIXEL = '<img src="{}" width="1" height="1" alt="" style="display:block;border:0;width:1px;height:1px">'
-
-
-_Hole = _Slot | Literal["to", "subject", "message id", "control", "track"]
-_TO, _SUBJECT, _MESSAGE_ID = 1, 3, 5  # places of these holes, which stand before all others
-
-
-@dataclass(frozen=True)
-class _Letter:
-    """Encoded parts with a hole for each value, and who fills which holes (a tag that stands twice is filled once)."""
-
-    parts: list[bytes]
-    slots: list[tuple[_Slot, list[int]]]
-    tracks: list[int]
-    controls: list[int]
-
-    @classmethod
-    def of(cls, encoded: "list[bytes | _Hole]") -> "_Letter":
-        parts: list[bytes] = []
-        places: dict[_Hole, list[int]] = {}
-        after_hole = True
-        for item in encoded:
-            if not isinstance(item, bytes):
-                places.setdefault(item, []).append(len(parts))
-                parts.append(b"")
-            elif after_hole:
-                parts.append(item)
-            else:
-                parts[-1] += item
-            after_hole = not isinstance(item, bytes)
-        slots = [(hole, holes) for hole, holes in places.items() if isinstance(hole, _Slot)]
-        return cls(parts, slots, places.get("track", []), places.get("control", []))
 
 
 def _is_static(line: list[Piece]) -> bool:
@@ -438,17 +321,3 @@ class _Links:
 
     def __str__(self) -> str:
         return ""
-
-
-def _merged(flat: list[tuple[str, Any]]) -> list[tuple[str, Any]]:
-    merged: list[tuple[str, Any]] = []
-    for kind, value in flat:
-        if kind == "literal" and merged and merged[-1][0] == "literal":
-            merged[-1] = ("literal", merged[-1][1] + value)
-        else:
-            merged.append((kind, value))
-    return merged
-
-
-def _ends_line(item: "bytes | _Hole") -> bool:
-    return isinstance(item, bytes) and item.endswith(b"\n")

@@ -25,7 +25,8 @@ from pathlib import Path
 from typing import Any
 
 from newsletter.mailing.compiling import Compiled, CompileError, Source
-from newsletter.mailing.personalizing import Addresses, PersonalizeError, Recipient
+from newsletter.mailing.personalizing import Addresses, Recipient
+from newsletter.mailing.slots import PersonalizeError
 
 log = logging.getLogger(__name__)
 

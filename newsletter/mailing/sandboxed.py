@@ -18,7 +18,8 @@ from newsletter.mailing import sandbox
 from newsletter.mailing.compiling import Compiled, CompileError, Source, compile_source
 from newsletter.mailing.headers import HeaderError
 from newsletter.mailing.mergetags import MergeTagError
-from newsletter.mailing.personalizing import Addresses, PersonalizeError, Personalizer, Recipient
+from newsletter.mailing.personalizing import Addresses, Personalizer, Recipient
+from newsletter.mailing.slots import PersonalizeError
 from newsletter.mailing.tokens import DeliveryKey, Keyring
 
 _PR_SET_PDEATHSIG = 1

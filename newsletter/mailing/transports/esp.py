@@ -17,7 +17,8 @@ from django.core.mail import get_connection
 
 from newsletter.env import EmailUrl
 from newsletter.mailing.headers import HeaderError, wire_address
-from newsletter.mailing.personalizing import PersonalizeError, Personalizer, Recipient
+from newsletter.mailing.personalizing import Personalizer, Recipient
+from newsletter.mailing.slots import PersonalizeError
 from newsletter.mailing.tokens import DeliveryKey
 from newsletter.mailing.transports import esp_answers
 from newsletter.mailing.transports.base import Report, Result, TransportError

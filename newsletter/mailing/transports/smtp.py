@@ -10,7 +10,8 @@ from functools import partial
 
 from newsletter.env import EmailUrl
 from newsletter.mailing.headers import HeaderError
-from newsletter.mailing.personalizing import Message, PersonalizeError, Personalizer, Recipient
+from newsletter.mailing.personalizing import Message, Personalizer, Recipient
+from newsletter.mailing.slots import PersonalizeError
 from newsletter.mailing.tokens import DeliveryKey
 from newsletter.mailing.transports.base import Report, Result, TransportError
 from newsletter.mailing.transports.smtp_connection import Connection

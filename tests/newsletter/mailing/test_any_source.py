@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from newsletter.mailing.compiling import FORMATS, Compiled, CompileError
 from newsletter.mailing.headers import HeaderError
-from newsletter.mailing.personalizing import PersonalizeError
+from newsletter.mailing.slots import PersonalizeError
 from tests.newsletter.mailing.building import LETTER, PLAIN, compiled, person, personalizer
 
 PIECES = [

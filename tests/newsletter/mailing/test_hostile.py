@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from newsletter.mailing.bounds import VALUE_LIMIT, read_values
 from newsletter.mailing.headers import NAME_LIMIT, one_line
 from newsletter.mailing.mergetags import plain
-from newsletter.mailing.personalizing import Message, PersonalizeError, Personalizer
+from newsletter.mailing.personalizing import Message, Personalizer
+from newsletter.mailing.slots import PersonalizeError
 from tests.newsletter.mailing.building import LETTER, compiled, person, personalizer
 
 STRICT = policy.SMTP.clone(raise_on_defect=True)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from newsletter.mailing import bounds, mergetags
 from newsletter.mailing.mergetags import Lifted, MergeTagError
-from newsletter.mailing.personalizing import PersonalizeError
+from newsletter.mailing.slots import PersonalizeError
 from tests.newsletter.mailing.building import compiled, person, personalizer
 
 

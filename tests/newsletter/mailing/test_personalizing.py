@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from newsletter.mailing.bounds import OUTPUT_LIMIT
 from newsletter.mailing.headers import HeaderError
-from newsletter.mailing.personalizing import PersonalizeError
 from newsletter.mailing.quoting import quoted_printable
+from newsletter.mailing.slots import PersonalizeError
 from newsletter.mailing.tokens import DeliveryKey, Purpose, read_delivery
 from tests.newsletter.mailing.building import LETTER, RING, compiled, person, personalizer
 

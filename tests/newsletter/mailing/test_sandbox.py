@@ -14,7 +14,7 @@ import pytest
 
 from newsletter.mailing import sandbox
 from newsletter.mailing.compiling import CompileError, compile_source
-from newsletter.mailing.personalizing import PersonalizeError
+from newsletter.mailing.slots import PersonalizeError
 from tests.conftest import NOW
 from tests.newsletter.mailing.building import HEADERS, LETTER, SITE, compiled, person, source
 
