@@ -217,7 +217,9 @@ def _dkim(lookup: Lookup, domain: str, selectors: tuple[str, ...], service: Serv
             Standing.UNKNOWN,
             _("Name the selector your mail server signs with, and it will be looked up."),
         )
-    answers = {selector: lookup(f"{selector}.{DKIM_SUFFIX}.{domain}", "TXT") for selector in selectors}
+    with ThreadPoolExecutor(len(selectors), thread_name_prefix="dkim") as pool:
+        hosts = [f"{selector}.{DKIM_SUFFIX}.{domain}" for selector in selectors]
+        answers = dict(zip(selectors, pool.map(lookup, hosts, ["TXT"] * len(hosts)), strict=True))
     for selector, texts in answers.items():
         keys = tuple(text for text in texts or () if "p=" in text)
         if public_key and keys and not any(_key_of(text) == _key_of(public_key) for text in keys):

@@ -104,9 +104,9 @@ def test_a_silent_dns_is_given_up_in_time(settings: Settings) -> None:
         settings.DNS_SERVERS = [f"127.0.0.1:{silent.getsockname()[1]}"]
         begun = time.monotonic()
         lookup = lookup_with(resolver(), seconds=0.2)
-        records = check_with(lookup, "garden.example", selector="s", transport="", smtp_host="")
+        records = check_with(lookup, "garden.example", selector="", transport="mailgun", smtp_host="")
     assert {record.standing for record in records} == {Standing.UNKNOWN}
-    assert time.monotonic() - begun < 2
+    assert time.monotonic() - begun < 1, "one question after the other would take a service's selectors times as long"
 
 
 def test_an_answer_is_remembered_until_asked_again(settings: Settings) -> None:
