@@ -27,8 +27,8 @@ from newsletter.mailing.tokens import DeliveryKey
 from newsletter.mailing.transports import smtp_server, transport_for
 from newsletter.mailing.transports.base import Report, Result, TransportError
 from subscribers.models import AuditEntry, List, Subscriber
+from tests.campaigns.batches import send
 from tests.campaigns.conftest import Patient
-from tests.campaigns.test_delivering import send
 from tests.conftest import NOW, MailServer
 from tests.processes import manage_json, worker
 

@@ -1,19 +1,15 @@
 """Delivering: each recipient gets exactly one mail; what could not be said is unknown; who left is skipped."""
 
-import threading
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
-from typing import Any
 
 import pytest
 from django.conf import LazySettings
-from django.db import OperationalError, connection, connections
+from django.db import connections
 
-from campaigns import batching, closing, composing, delivering, freezing, journal, scheduling, windows
+from campaigns import batching, closing, composing, delivering, freezing, scheduling
 from campaigns import states as states_module
-from campaigns.journal import Journal
 from campaigns.models import Batch, Campaign, CampaignState, Delivery, DeliveryError, DeliveryState, SkipReason
 from newsletter.env import email_url
 from newsletter.mailing.personalizing import Personalizer, Recipient
@@ -22,52 +18,12 @@ from newsletter.mailing.transports import transport_for
 from newsletter.mailing.transports.base import Report, Result, TransportError
 from subscribers.models import Engagement, List, Subscriber, Subscription
 from subscribers.suppressing import is_suppressed
-from tests.campaigns.conftest import Patient
+from tests.campaigns.batches import mark_a_window, send, states
 from tests.conftest import NOW, MailServer
-from tests.engines import engines
 
 People = Callable[..., list[Subscriber]]
 Drafts = Callable[..., Campaign]
 pytestmark = pytest.mark.django_db(transaction=True)
-
-
-def hold(campaign_id: int, *, now: datetime) -> None:
-    scheduling.pause(campaign_id, reason="", now=now)
-
-
-def elsewhere(what: Callable[[], None]) -> None:
-    """Do it as another process would, while the server holds its answer back."""
-
-    def once() -> None:
-        try:
-            what()
-        finally:
-            connections.close_all()
-
-    with ThreadPoolExecutor(1) as pool:
-        pool.submit(once).result()
-
-
-def send(
-    batch: Batch,
-    server: MailServer,
-    *,
-    at: datetime = NOW,
-    connections: int = 4,
-    stopping: Callable[[], bool] = lambda: False,
-) -> delivering.Outcome | None:
-    """Send a batch as a worker would, at an injected moment."""
-    transport = transport_for(email_url(f"{server.url}?connections={connections}"))
-    try:
-        return delivering.send_batch(
-            batch.pk, transport=Patient(transport), worker="test", clock=lambda: at, stopping=stopping
-        )
-    finally:
-        transport.close()
-
-
-def states(campaign: Campaign) -> dict[int, int]:
-    return dict(Delivery.objects.filter(campaign_id=campaign.pk).values_list("subscriber_id", "state"))
 
 
 def test_each_gets_exactly_one_mail_with_a_token_of_their_own(
@@ -198,148 +154,6 @@ def test_an_answer_that_puts_off_is_no_doubt(
     assert (outcome.deferred, outcome.unknown) == (3, 0)
 
 
-def test_a_pause_stops_the_next_window_and_a_resume_sends_the_rest(
-    garden: List, subscribe: People, launched: Drafts, mail_server: MailServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(delivering, "WINDOW", 10)
-    subscribe(garden, 35)
-    campaign = launched()
-    batch = Batch.objects.get(campaign=campaign)
-
-    def pause_at_the_fifteenth(_: object) -> None:
-        if len(mail_server.received) == 15:
-            with engines.postgres.connect(connection.settings_dict["NAME"]) as another_process:
-                another_process.execute("UPDATE campaigns_campaign SET state = 'paused' WHERE id = %s", [campaign.pk])
-
-    mail_server.on_message = pause_at_the_fifteenth
-    send(batch, mail_server, connections=1)
-    assert len(mail_server.received) == 20, "the window on the wire ends"
-    assert send(batch, mail_server) is None
-    mail_server.on_message = None
-    scheduling.resume(campaign.pk, now=NOW)
-    send(batch, mail_server)
-    assert len(mail_server.recipients) == len(set(mail_server.recipients)) == 35
-
-
-@pytest.mark.parametrize(
-    ("order", "left"),
-    [(scheduling.cancel, DeliveryState.SKIPPED), (hold, DeliveryState.QUEUED)],
-    ids=["cancel", "pause"],
-)
-def test_a_window_on_the_wire_stops_as_well(
-    garden: List,
-    subscribe: People,
-    launched: Drafts,
-    mail_server: MailServer,
-    monkeypatch: pytest.MonkeyPatch,
-    order: Callable[..., None],
-    left: DeliveryState,
-) -> None:
-    monkeypatch.setattr(batching, "LOOK_SECONDS", 0.01)
-    has_heard = threading.Event()
-
-    class Heartbeat(batching.Heartbeat):
-        def look(self) -> None:
-            super().look()
-            if self.is_called_off:
-                has_heard.set()
-
-    monkeypatch.setattr(delivering, "Heartbeat", Heartbeat)
-    subscribe(garden, 35)
-    campaign = launched()
-    batch = Batch.objects.get(campaign=campaign)
-
-    def at_the_fifteenth(_: object) -> None:
-        if len(mail_server.received) == 15:
-            elsewhere(lambda: order(campaign.pk, now=NOW))
-            assert has_heard.wait(10)
-
-    mail_server.on_message = at_the_fifteenth
-    send(batch, mail_server, connections=1)
-    assert len(mail_server.received) == 15
-    batching.settle_ended()
-    assert Counter(states(campaign).values()) == {DeliveryState.ACCEPTED: 15, left: 20}
-    batch.refresh_from_db()
-    assert batch.not_before == NOW, "a resume need not wait"
-
-
-def test_whoever_comes_back_after_a_cancel_is_skipped_too(
-    garden: List, subscribe: People, launched: Drafts, mail_server: MailServer
-) -> None:
-    people = subscribe(garden, 5)
-    campaign = launched()
-    batch = Batch.objects.get(campaign=campaign)
-    mail_server.answers = {people[0].email: "451 4.7.1 later"}
-
-    def cancel(_: object) -> None:
-        if len(mail_server.received) == 1:
-            elsewhere(lambda: scheduling.cancel(campaign.pk, now=NOW))
-
-    mail_server.on_message = cancel
-    send(batch, mail_server, connections=1)
-    assert states(campaign)[people[0].pk] == DeliveryState.DEFERRED
-    assert batching.settle_ended() == 1
-    assert batching.settle_ended() == 0
-    assert states(campaign)[people[0].pk] == DeliveryState.SKIPPED
-    assert not Batch.objects.filter(campaign=campaign).exclude(state=Batch.State.DONE).exists()
-
-
-def test_a_database_that_stays_away_leaves_nobody_in_doubt(
-    garden: List, subscribe: People, launched: Drafts, mail_server: MailServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The lease ends while it is away; the answers that still come are in the journal, which the sweep reads."""
-    monkeypatch.setattr(delivering, "WINDOW", 10)
-    subscribe(garden, 35)
-    campaign = launched()
-    batch = Batch.objects.get(campaign=campaign)
-    at = [NOW]
-    away = [False]
-
-    def lose(statement: str, parameters: dict[str, Any] | None = None) -> list[windows.Row]:
-        if away[0]:
-            at[0] = NOW + timedelta(seconds=101)
-            raise OperationalError("the server has gone away")
-        return execute(statement, parameters)
-
-    def go_away(_: object) -> None:
-        away[0] |= len(mail_server.received) == 15
-
-    execute = windows._execute
-    monkeypatch.setattr(windows, "_execute", lose)
-    mail_server.on_message = go_away
-    transport = transport_for(email_url(f"{mail_server.url}?connections=4"))
-    with pytest.raises(OperationalError):
-        delivering.send_batch(batch.pk, transport=Patient(transport), worker="w", clock=lambda: at[0])
-    transport.close()
-    away[0], mail_server.on_message = False, None
-    assert batching.take_back_expired(now=at[0]) == 0, "nobody is in doubt"
-    assert Counter(states(campaign).values())[DeliveryState.ACCEPTED] == len(mail_server.received)
-    send(batch, mail_server, at=at[0])
-    assert len(mail_server.recipients) == len(set(mail_server.recipients)) == 35
-
-
-def test_a_batch_that_was_set_aside_can_be_tried_again(
-    garden: List, subscribe: People, launched: Drafts, mail_server: MailServer
-) -> None:
-    subscribe(garden, 3)
-    campaign = launched()
-    Batch.objects.filter(campaign=campaign).update(state=Batch.State.ASIDE, attempts=3)
-    (batch,) = batching.set_aside(campaign.pk)
-    assert batching.release(batch.pk, now=NOW)
-    assert not batching.release(batch.pk, now=NOW)
-    send(batch, mail_server)
-    assert batching.finish_campaigns(now=NOW) == [campaign.pk]
-
-
-def test_a_resume_takes_up_what_was_set_aside(garden: List, subscribe: People, launched: Drafts) -> None:
-    subscribe(garden, 3)
-    campaign = launched()
-    Batch.objects.filter(campaign=campaign).update(state=Batch.State.ASIDE, attempts=3)
-    hold(campaign.pk, now=NOW)
-    scheduling.resume(campaign.pk, now=NOW)
-    assert list(Batch.objects.values_list("state", "attempts")) == [(Batch.State.READY, 0)]
-
-
 def test_a_dead_address_is_never_mailed_again(
     garden: List, subscribe: People, launched: Drafts, mail_server: MailServer
 ) -> None:
@@ -374,137 +188,6 @@ def test_a_campaign_that_everybody_left_before_its_time_ends_at_once(
     Subscription.objects.update(state="unsubscribed")
     assert freezing.freeze(campaign, compiled, batch_size=500, now=NOW) == 0
     assert batching.finish_campaigns(now=NOW) == [campaign.pk]
-
-
-def test_a_worker_told_to_stop_gives_the_rest_back_in_mid_window(
-    garden: List, subscribe: People, launched: Drafts, mail_server: MailServer
-) -> None:
-    subscribe(garden, 25)
-    campaign = launched()
-    batch = Batch.objects.get(campaign=campaign)
-    transport = transport_for(email_url(f"{mail_server.url}?connections=1"))
-    delivering.send_batch(
-        batch.pk,
-        transport=Patient(transport),
-        worker="w",
-        clock=lambda: NOW,
-        stopping=lambda: len(mail_server.received) >= 10,
-    )
-    transport.close()
-    assert len(mail_server.received) == 10
-    counts = Counter(states(campaign).values())
-    assert counts == {DeliveryState.ACCEPTED: 10, DeliveryState.QUEUED: 15}
-    batch.refresh_from_db()
-    assert (batch.state, batch.not_before) == (Batch.State.READY, NOW), "at once"
-    send(batch, mail_server)
-    assert len(set(mail_server.recipients)) == 25
-
-
-def mark_a_window(lease: batching.Lease) -> delivering._Sending:
-    """What a worker has done that dies right after: a window is marked, its journal is open."""
-    worker = Batch.objects.get(pk=lease.batch_id).worker
-    journal = Journal(lease.number, worker=worker)
-    sending = delivering._Sending(lease, journal, clock=lambda: NOW, stopping=lambda: False)
-    next(iter(sending))
-    return sending
-
-
-def test_the_batch_of_a_dead_worker_is_taken_over_and_its_journal_is_believed(
-    garden: List, subscribe: People, launched: Drafts, mail_server: MailServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(delivering, "WINDOW", 10)
-    people = subscribe(garden, 25)
-    campaign = launched()
-    batch = Batch.objects.get(campaign=campaign)
-    lease = batching.claim(batch.pk, worker="elsewhere", now=NOW)
-    assert lease
-    sending = mark_a_window(lease)
-    for person in people[:4]:
-        sending.begins(DeliveryKey(campaign.pk, person.pk))
-    sending.told(Report(DeliveryKey(campaign.pk, people[0].pk), Result.ACCEPTED))
-    sending.told(Report(DeliveryKey(campaign.pk, people[1].pk), Result.FAILED, "5.1.1", "no such user"))
-    assert batching.take_back_expired(now=NOW) == 0, "the lease still holds"
-    later = NOW + timedelta(seconds=121)
-    assert batching.take_back_expired(now=later) == 2
-    assert batching.take_back_expired(now=later) == 0
-    now = states(campaign)
-    expected = [DeliveryState.ACCEPTED, DeliveryState.FAILED, DeliveryState.UNKNOWN, DeliveryState.UNKNOWN]
-    assert [now[person.pk] for person in people[:4]] == expected
-    assert {now[person.pk] for person in people[4:]} == {DeliveryState.QUEUED}
-    send(batch, mail_server, at=later)
-    assert sorted(mail_server.recipients) == sorted(person.email for person in people[4:])
-
-
-def test_without_a_journal_the_whole_open_window_is_unknown(
-    garden: List, subscribe: People, launched: Drafts, mail_server: MailServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(delivering, "WINDOW", 10)
-    subscribe(garden, 25)
-    campaign = launched()
-    batch = Batch.objects.get(campaign=campaign)
-    lease = batching.claim(batch.pk, worker="elsewhere", now=NOW)
-    assert lease
-    mark_a_window(lease)
-    journal.forget(lease.number)
-    later = NOW + timedelta(seconds=121)
-    assert batching.take_back_expired(now=later) == 10
-    send(batch, mail_server, at=later)
-    counts = list(states(campaign).values())
-    assert (counts.count(DeliveryState.UNKNOWN), counts.count(DeliveryState.ACCEPTED)) == (10, 15)
-
-
-def test_a_dead_process_of_this_machine_is_not_waited_for(
-    garden: List, subscribe: People, launched: Drafts, mail_server: MailServer
-) -> None:
-    subscribe(garden, 5)
-    batch = Batch.objects.get(campaign=launched())
-    lease = batching.claim(batch.pk, worker="elsewhere", now=NOW)
-    assert lease
-    sending = mark_a_window(lease)
-    batching.take_back_expired(now=NOW)
-    assert send(batch, mail_server) is None, "the worker may be alive: it holds its journal"
-    sending._journal.leave()  # as the kernel does when a process is killed
-    assert batching.take_back_expired(now=NOW) == 0, "nobody is in doubt"
-    send(batch, mail_server)
-    assert len(mail_server.recipients) == 5
-
-
-def test_a_late_report_of_a_lost_lease_settles_what_was_unknown(
-    garden: List, subscribe: People, launched: Drafts
-) -> None:
-    (person,) = subscribe(garden, 1)
-    campaign = launched()
-    lease = batching.claim(Batch.objects.get(campaign=campaign).pk, worker="slow", now=NOW)
-    assert lease
-    sending = mark_a_window(lease)
-    journal.forget(lease.number)
-    batching.take_back_expired(now=NOW + timedelta(seconds=121))
-    assert states(campaign) == {person.pk: DeliveryState.UNKNOWN}
-    sending.told(Report(DeliveryKey(campaign.pk, person.pk), Result.ACCEPTED))
-    sending.settle()
-    assert states(campaign) == {person.pk: DeliveryState.ACCEPTED}
-
-
-def test_a_database_that_goes_away_costs_nobody_their_outcome(
-    garden: List, subscribe: People, launched: Drafts, mail_server: MailServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(delivering, "WINDOW", 10)
-    monkeypatch.setattr(windows, "DATABASE_AWAY_SECONDS", 0)
-    subscribe(garden, 35)
-    campaign = launched()
-
-    def cut_every_connection(_: object) -> None:
-        if len(mail_server.received) == 15:
-            with engines.postgres.connect("postgres") as another:
-                another.execute(
-                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s",
-                    [connection.settings_dict["NAME"]],
-                )
-
-    mail_server.on_message = cut_every_connection
-    send(Batch.objects.get(campaign=campaign), mail_server)
-    assert len(mail_server.recipients) == len(set(mail_server.recipients)) == 35
-    assert set(states(campaign).values()) == {DeliveryState.ACCEPTED}
 
 
 def test_the_transport_being_down_loses_nobody(garden: List, subscribe: People, launched: Drafts) -> None:
@@ -552,18 +235,6 @@ def test_a_service_that_asks_to_wait_puts_the_batch_off_and_costs_nobody_an_atte
     assert list(rows) == [(DeliveryState.ACCEPTED, 1), *[(DeliveryState.QUEUED, 0)] * 3]
 
 
-def test_a_cancelled_campaign_sends_no_more(
-    garden: List, subscribe: People, launched: Drafts, mail_server: MailServer
-) -> None:
-    subscribe(garden, 5)
-    campaign = launched()
-    batch = Batch.objects.get(campaign=campaign)
-    scheduling.cancel(campaign.pk, now=NOW)
-    assert send(batch, mail_server) is None
-    assert mail_server.received == []
-    assert set(states(campaign).values()) == {DeliveryState.SKIPPED}
-
-
 def test_when_a_campaign_has_ended_hygiene_knows_who_was_sent_it(
     garden: List, subscribe: People, launched: Drafts, mail_server: MailServer
 ) -> None:
@@ -587,43 +258,6 @@ def test_every_attempt_of_a_mail_is_the_same_mail(
     composing.frozen.cache_clear()
     again = composing.revision(campaign.pk).message(composing.recipient_of(person, campaign.pk))
     assert again.content == mail_server.contents[0]
-
-
-def test_a_batch_that_ended_three_workers_is_set_aside_and_shown(
-    garden: List, subscribe: People, launched: Drafts
-) -> None:
-    subscribe(garden, 3)
-    campaign = launched()
-    batch = Batch.objects.get(campaign=campaign)
-    at = NOW
-    for _ in range(batching.ATTEMPTS_BEFORE_ASIDE):
-        lease = batching.claim(batch.pk, worker="elsewhere", now=at)
-        assert lease
-        Journal(lease.number, worker="elsewhere").leave()
-        at += timedelta(seconds=121)
-        batching.take_back_expired(now=at)
-    batch.refresh_from_db()
-    assert batch.state == Batch.State.ASIDE
-    assert batching.finish_campaigns(now=at) == [], "somebody has to look at it"
-
-
-def test_a_worker_that_got_somewhere_was_not_ended_by_the_batch(
-    garden: List, subscribe: People, launched: Drafts
-) -> None:
-    people = subscribe(garden, 5)
-    campaign = launched()
-    batch = Batch.objects.get(campaign=campaign)
-    at = NOW
-    for person in people[:4]:
-        lease = batching.claim(batch.pk, worker="elsewhere", now=at)
-        assert lease
-        sending = mark_a_window(lease)
-        sending.begins(DeliveryKey(campaign.pk, person.pk))
-        sending.told(Report(DeliveryKey(campaign.pk, person.pk), Result.ACCEPTED))
-        at += timedelta(seconds=121)
-        batching.take_back_expired(now=at)
-    batch.refresh_from_db()
-    assert (batch.state, batch.attempts) == (Batch.State.READY, 1)
 
 
 def test_deliveries_move_only_as_the_table_of_states_allows(

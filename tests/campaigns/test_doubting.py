@@ -23,7 +23,7 @@ from campaigns.models import (
 )
 from subscribers.hygiene import opportunities
 from subscribers.models import AuditEntry, Engagement, List, Subscriber, Subscription
-from tests.campaigns.test_delivering import send
+from tests.campaigns.batches import send
 from tests.conftest import NOW, MailServer
 
 pytestmark = pytest.mark.django_db(transaction=True)

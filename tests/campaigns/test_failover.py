@@ -15,7 +15,7 @@ from campaigns.models import Batch, Campaign, Delivery, DeliveryState
 from newsletter.env import email_url
 from newsletter.mailing.transports.smtp import SmtpTransport
 from subscribers.models import List, Subscriber
-from tests.campaigns.test_delivering import send
+from tests.campaigns.batches import send
 from tests.conftest import NOW, MailServer
 from tests.newsletter.mailing.test_signing import keys, verifies
 from tests.newsletter.mailing.test_smtp_servers import Sink, sink

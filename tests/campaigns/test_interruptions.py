@@ -16,8 +16,8 @@ from newsletter.mailing.tokens import DeliveryKey
 from newsletter.mailing.transports import transport_for
 from newsletter.mailing.transports.base import Report, Result
 from subscribers.models import List, Subscriber
+from tests.campaigns.batches import mark_a_window, send, states
 from tests.campaigns.conftest import Patient
-from tests.campaigns.test_delivering import mark_a_window, send, states
 from tests.conftest import NOW, MailServer
 from tests.engines import engines
 

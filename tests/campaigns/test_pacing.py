@@ -17,7 +17,7 @@ from campaigns import batching, limiting, scheduling
 from campaigns.models import Batch, Campaign, CampaignState, Delivery, DeliveryState, SendingLimit
 from newsletter.mailing.throttling import Throttle
 from subscribers.models import List, Subscriber, Subscription
-from tests.campaigns.test_delivering import send
+from tests.campaigns.batches import send
 from tests.conftest import NOW, MailServer
 
 People = Callable[..., list[Subscriber]]

@@ -12,8 +12,8 @@ from campaigns.models import Batch, Campaign, FormerTarget, Link
 from newsletter.mailing.keys import keyring
 from newsletter.mailing.tokens import DeliveryKey, delivery_tokens
 from subscribers.models import AuditEntry, List, Subscriber, TrackingConsent
+from tests.campaigns.batches import send
 from tests.campaigns.test_admin_composing import page, said
-from tests.campaigns.test_delivering import send
 from tests.conftest import NOW, MailServer
 
 pytestmark = pytest.mark.django_db(transaction=True)

@@ -16,8 +16,8 @@ from campaigns.models import Batch, Campaign, CampaignState, Delivery, DeliveryS
 from newsletter.env import email_url
 from newsletter.mailing.tokens import DeliveryKey
 from subscribers.models import List, SenderIdentity, Subscriber
+from tests.campaigns.batches import mark_a_window
 from tests.campaigns.test_admin_composing import page, said
-from tests.campaigns.test_delivering import mark_a_window
 from tests.conftest import NOW, MailServer
 
 pytestmark = pytest.mark.django_db(transaction=True)
