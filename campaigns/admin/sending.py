@@ -142,6 +142,7 @@ def _review_page(
             "people": people,
             "findings": listed,
             "blocked": any(finding.level == "blocker" for finding in listed),
+            "hold_seconds": settings.UNDO_SEND_SECONDS,
             "must_type": people.recipients >= TYPED_NUMBER_FROM,
             "send_form": send_form or SendNowForm(initial={"shown": people.recipients, "content": content}),
             "schedule_form": schedule_form or ScheduleForm(initial={"content": content}),

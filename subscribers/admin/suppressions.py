@@ -87,7 +87,6 @@ class SuppressionAdmin(ModelAdmin[Suppression]):
     """Shown, searched by a whole address, and added to; never changed, and lifted only by typing the address."""
 
     list_display = ("fingerprint", "reason", "source", "since")
-    list_display_links = None  # there is no more to know than the row says
     list_filter = ("reason",)
     search_fields = ("source",)
     search_help_text = gettext_lazy("A whole address, to see whether it is suppressed")

@@ -45,6 +45,7 @@ def test_reviewing_saves_first_and_says_what_goes_to_whom(admin_client: Client, 
     assert response.redirect_chain[-1][0] == page("review", ready.pk)
     assert "Sun again" in html
     assert "Send to 3 people now" in html
+    assert "You can undo it for 60 seconds." in html
     assert "The Potting Shed &lt;letters@shed.example&gt;" in html
     assert state(ready) == CampaignState.DRAFT
 
