@@ -60,6 +60,10 @@ class Rendered:
     text: str
 
 
+# The names by which a block knows the mail's links, and whether it stands in the text part.
+_LINKS_IN_TEXT = {"_links": False, "_text_links": True}
+
+
 class Personalizer:
     """A compiled mail with its literals encoded, waiting for people. `sign` gives the header that signs a message."""
 
@@ -178,13 +182,8 @@ class Personalizer:
         context["email"] = recipient.email
         context["language"] = recipient.language
         context["fields"] = fields
-        if self._has_blocks:
-            # Only a block can hold these as names; elsewhere they are pieces of their own.
-            site = self._addresses.site
-            for tag, page in CONTROL_TAGS.items():
-                context[tag] = f"{site}/{page}/{tokens.control}" if site else "#"  # a page that may be forwarded
-            for tag, in_text in (("_links", False), ("_text_links", True)):
-                context[tag] = _Links(self, tokens, tracked=recipient.is_tracked, in_text=in_text)
+        for tag in self._named_in_blocks:
+            context[tag] = self._in_block(tag, recipient, tokens)
         if self._fills_preheader:
             context["preheader"] = self._fill(self.compiled.preheader, recipient, tokens, context, False)
         if self._subject is None:
@@ -192,8 +191,16 @@ class Personalizer:
         return context
 
     @functools.cached_property
-    def _has_blocks(self) -> bool:
-        return any("{%" in source or "_url" in source for source in self._sources())
+    def _named_in_blocks(self) -> tuple[str, ...]:
+        """The addresses that blocks of this mail name; elsewhere they are pieces of their own."""
+        names = (*CONTROL_TAGS, *_LINKS_IN_TEXT)
+        return tuple(name for name in names if any(name in source for source in self._sources()))
+
+    def _in_block(self, tag: str, recipient: Recipient, tokens: DeliveryTokens) -> "str | _Links":
+        if tag in CONTROL_TAGS:
+            site = self._addresses.site
+            return f"{site}/{CONTROL_TAGS[tag]}/{tokens.control}" if site else "#"  # a page that may be forwarded
+        return _Links(self, tokens, tracked=recipient.is_tracked, in_text=_LINKS_IN_TEXT[tag])
 
     @functools.cached_property
     def _fills_preheader(self) -> bool:
